@@ -1,0 +1,62 @@
+"""The `headwater` command: one subcommand a job."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+# Command → (module, what it does). Modules are imported when called, so that `--help` is quick.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "ingest": ("pipelines.ingest", "raw metadata of a source to canonical rows"),
+    "download": ("pipelines.download", "rows to shards of pictures and captions"),
+    "score": ("pipelines.score", "CLIP embeddings and scores of each pair"),
+    "dedupe": ("pipelines.dedupe", "duplicates, and overlap with evaluation sets"),
+    "index": ("pipelines.index", "published files to the catalog"),
+    "mix": ("pipelines.build_mix", "a page of YAML to a mixture"),
+    "train": ("pipelines.train", "mixtures to CLIP models"),
+    "evaluate": ("pipelines.evaluate", "models on a reference and on shifted test sets"),
+    "report": ("pipelines.report", "results to one HTML page"),
+    "sql": ("pipelines.sql", "a question to the catalog"),
+    "explain": ("pipelines.sql", "one sample's history"),
+    "mix-diff": ("pipelines.sql", "what entered and left between two mixtures"),
+    "demo": ("demo.run", "the whole chain on the demo's six sources"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; exit codes: 0 done, 1 failed, 2 bad config or input, 3 too many failures."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if arguments[0] == "--version":
+        print(importlib.metadata.version("headwater"))
+        return 0
+    command, rest = arguments[0], arguments[1:]
+    if command not in COMMANDS:
+        print(f"headwater: unknown command {command!r}; one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    run = importlib.import_module(COMMANDS[command][0]).main
+    # One module answers several commands where they share their work.
+    return int((partial(run, command) if COMMANDS[command][0] == "pipelines.sql" else run)(rest))
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: headwater COMMAND [options]",
+            "",
+            *lines,
+            "",
+            "`headwater COMMAND --help` lists a command's options.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

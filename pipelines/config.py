@@ -1,0 +1,147 @@
+"""Reading a job's configuration: a pydantic model, from YAML, with every field overridable on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from filters.errors import ConfigError
+
+
+class JobConfig(BaseModel):
+    """The fields that every job has."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    root: str = Field("data", description="data root: a folder or any fsspec URL")
+    local: bool = Field(False, description="run in this process, without Ray")
+    max_failed_fraction: float = Field(
+        0.5, ge=0, le=1, description="more failures than this share end in exit code 3"
+    )
+
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+def load_config(
+    model: type[Config], path: str | None, overrides: Sequence[tuple[str, Any]], ignore: Sequence[str] = ()
+) -> Config:
+    """The configuration from a YAML file (or none) and dotted overrides; ConfigError in one clear line.
+
+    `ignore` names keys of the file that other readers of the same file use.
+    """
+    values = _read_yaml(path) if path else {}
+    for key in ignore:
+        values.pop(key, None)
+    for dotted, value in overrides:
+        _assign(values, dotted, value)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(model, path, error)) from error
+
+
+def add_flags(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None:
+    """A flag for each field, `--config FILE`, `--set a.b=value` and `--dry-run`."""
+    parser.add_argument("--config", metavar="FILE", help="YAML file with any of the fields below")
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a (nested) field")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, then stop")
+    for name, field in model.model_fields.items():
+        flag = "--" + name.replace("_", "-")
+        default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)!r}"
+        text = f"{field.description or ''} ({default})".replace("%", "%%")
+        is_switch = field.annotation is bool
+        extra: dict[str, Any] = {"nargs": "?", "const": "true"} if is_switch else {}
+        parser.add_argument(flag, dest=f"field_{name}", metavar=_metavar(field.annotation), help=text, **extra)
+
+
+def parse_flags(arguments: argparse.Namespace, model: type[BaseModel]) -> list[tuple[str, Any]]:
+    """The overrides that a parsed command line holds, `--set` last."""
+    overrides: list[tuple[str, Any]] = []
+    for name, field in model.model_fields.items():
+        text = getattr(arguments, f"field_{name}")
+        if text is not None:
+            overrides.append((name, text if field.annotation is str else _scalar(text)))
+    for item in arguments.set:
+        key, separator, text = item.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"--set {item}: expected KEY=VALUE, for example --set seed=7")
+        overrides.append((key, _scalar(text)))
+    return overrides
+
+
+def _metavar(annotation: Any) -> str:
+    kinds = {str: "TEXT", int: "N", float: "X", bool: "BOOL"}
+    if isinstance(annotation, types.UnionType):
+        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
+    return kinds.get(annotation, "YAML")
+
+
+def _scalar(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"value {text!r} is not YAML: {str(error).splitlines()[0]}") from error
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file; pass --config an existing YAML file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', error)}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping of fields, found a {type(values).__name__}")
+    return values
+
+
+def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    place: Any = values
+    for parent in parents:
+        place = place[int(parent)] if isinstance(place, list) else place.setdefault(parent, {})
+        if not isinstance(place, dict | list):
+            raise ConfigError(f"--set {dotted}: {parent} holds a single value, not fields")
+    if isinstance(place, list):
+        place[int(last)] = value
+    else:
+        place[last] = value
+
+
+def _explain(model: type[BaseModel], path: str | None, error: ValidationError) -> str:
+    """One line for the first problem: file, field, what was expected, and the closest key for an unknown one."""
+    problem = error.errors()[0]
+    field = ".".join(str(part) for part in problem["loc"]) or "(whole file)"
+    where = f"{path}: " if path else "command line: "
+    if problem["type"] == "extra_forbidden":
+        known = _known_fields(model, problem["loc"][:-1])
+        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
+        return f"{where}unknown key {field!r}; {hint}"
+    found = "" if problem["type"] == "missing" else f", found {problem['input']!r}"
+    return f"{where}field {field!r}: {problem['msg'][:1].lower()}{problem['msg'][1:]}{found}"
+
+
+def _known_fields(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    here: Any = model
+    for part in location:
+        if isinstance(part, str) and part in getattr(here, "model_fields", {}):
+            here = here.model_fields[part].annotation
+            while typing.get_args(here):
+                here = next((a for a in typing.get_args(here) if a is not type(None) and a is not str), str)
+    return list(getattr(here, "model_fields", {}))

@@ -1,0 +1,225 @@
+"""Running one function over many shards, on Ray Data or in this process. Every Ray call of the project is here.
+
+A shard is the unit of work, of retry and of blame. A worker catches what goes wrong in its shard and reports it;
+a shard that kills its worker is found by running the unfinished ones alone, and is named.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from filters.errors import ShardError
+from pipelines.job import Account, say
+from pipelines.store.fingerprint import KEY, fingerprint
+from pipelines.store.root import Root, ShardId
+
+Signal = Callable[[pa.Table], pa.Table]
+Work = Callable[[Any], dict[str, Any]]
+
+
+class Loader(Protocol):
+    """Reads the table that a stage's signal gets for one shard."""
+
+    def __call__(self, root: Root, shard: ShardId) -> pa.Table:
+        """The table of one shard."""
+        ...
+
+
+def start_ray(address: str | None = None, cpus: int | None = None) -> None:
+    """Connect to Ray once: to `address` or RAY_ADDRESS if given, else to a cluster of this process on loopback."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
+    import ray
+
+    if ray.is_initialized():
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    say("ray: starting" if address is None else f"ray: connecting to {address}")
+    if address is not None:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    else:
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            object_store_memory=512 * 1024**2,
+            _node_ip_address="127.0.0.1",
+        )
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.verbose_progress = False
+
+
+def map_shards(
+    items: Sequence[Any],
+    make: Callable[[], Work],
+    *,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
+    local: bool = False,
+) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Yield (item, result) as items finish; a failed item yields `{"error": text}`.
+
+    `make` is called once a worker and returns the function that handles one item. Results are small mappings
+    that JSON can hold: bulk data goes to files, never through Ray.
+    """
+    if not items:
+        return
+    if local:
+        work = make()
+        for item in items:
+            yield item, _guarded(work, item)
+        return
+    start_ray()
+    done: set[int] = set()
+    for index, result in _map_on_ray(items, make, cpus, gpus):
+        done.add(index)
+        yield items[index], result
+    for index in sorted(set(range(len(items))) - done):
+        yield items[index], _alone(items[index], make, cpus, gpus)
+
+
+def run_stage(
+    shards: Sequence[ShardId],
+    make: Callable[[], Signal],
+    out: Sidecar,
+    *,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
+    local: bool = False,
+) -> Account:
+    """Write one sidecar a shard: load its table, apply the signal, publish; shards already done are skipped."""
+    account = Account(out.job)
+    todo = [shard for shard in shards if not out.is_done(shard)]
+    account.shards_skipped = len(shards) - len(todo)
+    say(f"{out.job}: {len(todo)} shards to do, {account.shards_skipped} done before")
+    for shard, result in map_shards(todo, _SidecarWork(make, out), cpus=cpus, gpus=gpus, local=local):
+        record(account, shard, result, len(todo))
+    return account
+
+
+def record(account: Account, item: object, result: dict[str, Any], total: int) -> None:
+    """Take one result into the account, with a line of progress."""
+    if "error" in result:
+        account.shards_failed[str(item)] = result["error"]
+        say(f"{account.job}: {item} failed: {result['error']}")
+        return
+    account.shards_done += 1
+    account.add(result["rows"], result["counts"])
+    say(f"{account.job}: {account.shards_done}/{total} {item}: {result['rows']} rows")
+
+
+class Sidecar:
+    """Where a stage puts its table for a shard, what it reads, and how a finished one is recognised."""
+
+    def __init__(self, job: str, root: Root, folder: Sequence[str], stage: str, load: Loader) -> None:
+        self.job, self.root, self.folder, self.stage, self.load = job, root, tuple(folder), stage, load
+
+    def mark(self, shard: ShardId) -> str:
+        """Fingerprint of one sidecar: the stage's settings and the shard it was made from."""
+        made_from = self.root.parquet_metadata("shards", shard.source, f"{shard.number}.parquet").get(KEY)
+        return fingerprint(self.stage, made_from)
+
+    def is_done(self, shard: ShardId) -> bool:
+        """Whether the sidecar is there and made from the shard as it is now."""
+        metadata = self.root.parquet_metadata(*self.folder, shard.source, f"{shard.number}.parquet")
+        return metadata.get(KEY) == self.mark(shard)
+
+    def write(self, shard: ShardId, table: pa.Table) -> None:
+        """Publish the sidecar of one shard."""
+        name = f"{shard.number}.parquet"
+        self.root.write_table(table, *self.folder, shard.source, name, metadata={KEY: self.mark(shard)})
+
+
+class _SidecarWork:
+    """Picklable: makes the function that does one shard of a sidecar stage."""
+
+    def __init__(self, make: Callable[[], Signal], out: Sidecar) -> None:
+        self.make, self.out = make, out
+
+    def __call__(self) -> Work:
+        signal = self.make()
+
+        def work(shard: ShardId) -> dict[str, Any]:
+            table = self.out.load(self.out.root, shard)
+            result = signal(table)
+            if result.num_rows != table.num_rows:
+                raise ShardError(f"{shard}: {result.num_rows} rows out for {table.num_rows} in; this is a defect")
+            self.out.write(shard, result)
+            return {"rows": table.num_rows, "counts": {"done": result.num_rows}}
+
+        return work
+
+
+def _guarded(work: Work, item: Any) -> dict[str, Any]:
+    try:
+        return work(item)
+    # The boundary of one shard: whatever went wrong in it is recorded and must not take other shards with it.
+    except Exception as error:  # noqa: BLE001
+        return {"error": f"{type(error).__name__}: {error}".replace("\n", " ")}
+
+
+class _RayWorker:
+    """One Ray Data actor: holds what `make` made and handles one item a call."""
+
+    def __init__(self, make: Callable[[], Work]) -> None:
+        self.work = make()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        results = [_guarded(self.work, pickle.loads(item)) for item in batch["item"]]
+        return {"index": list(batch["index"]), "result": [json.dumps(result) for result in results]}
+
+
+def _map_on_ray(
+    items: Sequence[Any], make: Callable[[], Work], cpus: float, gpus: float
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """One block an item through a pool of actors; ends early, with a line, where a worker died for good."""
+    import ray
+    import ray.data
+
+    rows = [{"index": i, "item": pickle.dumps(item)} for i, item in enumerate(items)]
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    total = int(resources.get("GPU" if gpus else "CPU", 1))
+    workers = max(1, min(len(items), int(total / (gpus or cpus))))
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        _RayWorker,
+        fn_constructor_args=(make,),
+        batch_size=1,
+        # A pool that asks for all CPUs starves what feeds it and stops; a tenth is left free.
+        num_cpus=0.9 * cpus,
+        num_gpus=gpus,
+        concurrency=(1, workers),
+        max_restarts=2,
+        max_task_retries=2,
+    )
+    try:
+        for row in dataset.iter_rows():
+            yield int(row["index"]), json.loads(row["result"])
+    except (ray.exceptions.RayError, ray.exceptions.RayTaskError) as error:
+        say(f"ray: a worker was lost ({str(error).splitlines()[0]}); running what is left one by one")
+
+
+def _alone(item: Any, make: Callable[[], Work], cpus: float, gpus: float) -> dict[str, Any]:
+    """One item in a process of its own, never retried: a crash is blamed on the item."""
+    import ray
+
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_make_and_run)
+    try:
+        result: dict[str, Any] = ray.get(task.remote(make, item))
+        return result
+    except ray.exceptions.RayError as error:
+        return {"error": f"the worker process died ({type(error).__name__}); the shard is left out"}
+
+
+def _make_and_run(make: Callable[[], Work], item: Any) -> dict[str, Any]:
+    return _guarded(make(), item)

@@ -1,0 +1,85 @@
+"""Published files to the catalog that SQL queries.
+
+headwater index --root data
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import Field
+
+from pipelines.config import JobConfig
+from pipelines.job import Account, job_main, say
+from pipelines.store import catalog
+from pipelines.store.fingerprint import fingerprint
+from pipelines.store.root import Root
+from pipelines.store.schema import SCHEMA_VERSION
+
+
+class IndexConfig(JobConfig):
+    """Which features and verdicts the view `samples` shows."""
+
+    features: str | None = Field(None, description="fingerprint of the scoring model; the only one if not given")
+    verdicts: str | None = Field(None, description="fingerprint of the dedupe run; the only one if not given")
+    rebuild: bool = Field(False, description="build anew even if nothing has changed")
+
+
+def run(config: IndexConfig) -> dict[str, Any]:
+    """Build the catalog from all published files, unless it is up to date."""
+    root, account = Root(config.root), Account("index")
+    scores = catalog.only(root, "features", config.features)
+    verdicts = catalog.only(root, "verdicts", config.verdicts)
+    runs = ledger(root)
+    mixes = [root.read_json("mixes", name, "mix.lock.json")["digest"] for name in catalog.mixture_names(root)]
+    marks = {
+        "schema_version": str(SCHEMA_VERSION),
+        "samples": catalog.sample_marks(root, scores, verdicts),
+        "mixtures": fingerprint(catalog.mixture_names(root), mixes),
+        "runs": fingerprint([run["id"] for run in runs]),
+    }
+    if not config.rebuild and catalog.is_current(root, marks):
+        say("index: the catalog is up to date")
+        return {**account.summary(), "up_to_date": True}
+    catalog.build(root, scores, verdicts, marks, runs)
+    with catalog.connect(root) as con:
+        rows = con.execute("SELECT status, count(*) FROM samples GROUP BY status").fetchall()
+        (records,) = con.execute("SELECT count(DISTINCT uid) FROM attempts").fetchone() or (0,)
+    account.add(records, Counter(dict(rows)))
+    account.check(config.max_failed_fraction)
+    say(f"index: {records} samples, {dict(rows)}")
+    return account.summary()
+
+
+def plan(config: IndexConfig) -> dict[str, Any]:
+    """What an index run would read."""
+    root = Root(config.root)
+    return {
+        "shards": len(root.shards("shards")),
+        "features": catalog.only(root, "features", config.features),
+        "verdicts": catalog.only(root, "verdicts", config.verdicts),
+    }
+
+
+def ledger(root: Root) -> list[dict[str, Any]]:
+    """The runs that did something; one that found everything done is no news for the catalog."""
+    rows = []
+    for name in root.names("runs", suffix=".json"):
+        record = root.read_json("runs", name)
+        summary = record["summary"]
+        if record["job"] != "index" and (record["status"] != "done" or summary.get("rows_in")):
+            rows.append({**record, "rows_in": summary.get("rows_in"), "config": json.dumps(record["config"])})
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `headwater index`."""
+    return job_main("index", IndexConfig, run, plan, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

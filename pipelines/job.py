@@ -1,0 +1,129 @@
+"""What all jobs share: flags, progress, the ledger, the one JSON line, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from filters.errors import BudgetExceeded, HeadwaterError
+from pipelines.config import JobConfig, add_flags, load_config, parse_flags
+from pipelines.store.root import Root
+
+Config = TypeVar("Config", bound=JobConfig)
+
+
+@dataclass
+class Account:
+    """Rows in, and what became of each: the counts must add up, and `check` says where they do not."""
+
+    job: str
+    rows_in: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    shards_done: int = 0
+    shards_skipped: int = 0
+    shards_failed: dict[str, str] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, rows: int, counts: dict[str, int]) -> None:
+        """Take in one shard's rows and counts by status or reason."""
+        self.rows_in += rows
+        for key, count in counts.items():
+            self.counts[key] = self.counts.get(key, 0) + count
+
+    def check(self, max_failed_fraction: float = 1.0) -> None:
+        """HeadwaterError if rows are unaccounted for; BudgetExceeded if too many shards failed."""
+        total = sum(self.counts.values())
+        if total != self.rows_in:
+            raise HeadwaterError(f"{self.job}: {self.rows_in} rows in, {total} accounted for; this is a defect")
+        tried = self.shards_done + len(self.shards_failed)
+        if tried and len(self.shards_failed) / tried > max_failed_fraction:
+            first = next(iter(self.shards_failed.items()))
+            raise BudgetExceeded(
+                f"{self.job}: {len(self.shards_failed)} of {tried} shards failed, more than "
+                f"max_failed_fraction={max_failed_fraction}; first: {first[0]}: {first[1]}"
+            )
+
+    def summary(self) -> dict[str, Any]:
+        """The account as one JSON-ready mapping."""
+        return {
+            "job": self.job,
+            "rows_in": self.rows_in,
+            "counts": dict(sorted(self.counts.items())),
+            "shards_done": self.shards_done,
+            "shards_skipped": self.shards_skipped,
+            "shards_failed": dict(sorted(self.shards_failed.items())),
+            **self.extra,
+        }
+
+
+def say(text: str) -> None:
+    """One line of progress, to stderr: stdout carries nothing but the summary."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def run_recorded(job: str, config: JobConfig, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Run a job and write what it did to the ledger, `<root>/runs/<id>.json`, also when it fails."""
+    started = datetime.datetime.now(datetime.UTC)
+    begin = time.monotonic()
+    record: dict[str, Any] = {
+        "id": f"{started:%Y%m%dT%H%M%S.%f}-{job}-{os.getpid()}",
+        "job": job,
+        "started": started.isoformat(),
+        "config": config.model_dump(mode="json"),
+        "code_version": importlib.metadata.version("headwater"),
+        "status": "failed",
+        "summary": {},
+    }
+    try:
+        record["summary"] = run()
+        record["status"] = "done"
+        return dict(record["summary"])
+    except HeadwaterError as error:
+        record["error"] = str(error)
+        raise
+    finally:
+        record["seconds"] = round(time.monotonic() - begin, 3)
+        Root(config.root).write_json(record, "runs", f"{record['id']}.json")
+
+
+def job_main(
+    job: str,
+    model: type[Config],
+    run: Callable[[Config], dict[str, Any]],
+    plan: Callable[[Config], dict[str, Any]],
+    argv: Sequence[str] | None,
+    ignore: Sequence[str] = (),
+) -> int:
+    """The command line of one job: parse, run or only plan, print one JSON line, return the exit code."""
+    parser = argparse.ArgumentParser(prog=f"headwater {job}", description=(run.__doc__ or "").strip())
+    add_flags(parser, model)
+    arguments = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        config = load_config(model, arguments.config, parse_flags(arguments, model), ignore)
+        if arguments.dry_run:
+            summary = {"job": job, "dry_run": True, **plan(config)}
+        else:
+            summary = run_recorded(job, config, lambda: run(config))
+    except HeadwaterError as error:
+        say(f"headwater {job}: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        say(f"headwater {job}: interrupted; run the same command again to continue")
+        return 1
+    print(json.dumps(summary, sort_keys=True), flush=True)
+    return 0
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    """Let SIGTERM end a job as Ctrl-C does, so that what it started is stopped."""
+    raise KeyboardInterrupt

@@ -1,0 +1,144 @@
+"""Questions to the catalog: free SQL, one sample's history, the difference of two mixtures.
+
+headwater sql --root data "SELECT source, status, count(*) FROM samples GROUP BY ALL"
+headwater explain --root data UID
+headwater mix-diff --root data even filtered
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.csv
+from rich.console import Console
+from rich.table import Table
+
+from filters.errors import ConfigError, HeadwaterError, InputError
+from pipelines.job import say
+from pipelines.store import catalog
+from pipelines.store.root import Root
+
+_MAX_CELL = 60
+
+
+def query(con: duckdb.DuckDBPyConnection, text: str) -> pa.Table:
+    """The answer to one SQL statement; ConfigError in one line for what DuckDB does not accept."""
+    try:
+        return con.sql(text).to_arrow_table()
+    except AttributeError as error:
+        raise ConfigError(
+            "the statement has no answer to print; the catalog is read-only, so ask a SELECT"
+        ) from error
+    except duckdb.Error as error:
+        raise ConfigError(catalog.explain_error(error, con)) from error
+
+
+def explain(con: duckdb.DuckDBPyConnection, uid: str) -> dict[str, Any]:
+    """One sample's history: source row, download, signals, duplicate group, and each mixture it is in or not."""
+    rows = (
+        con.sql("SELECT * FROM samples WHERE starts_with(uid, ?) LIMIT 2", params=[uid]).to_arrow_table().to_pylist()
+    )
+    if len(rows) != 1:
+        count = "several samples begin" if rows else "no sample begins"
+        raise InputError(f"{count} with uid {uid!r}; give the whole uid")
+    sample = rows[0]
+    attempts = con.sql(
+        "SELECT attempt, shard, status, reason FROM attempts WHERE uid = ? ORDER BY attempt", params=[sample["uid"]]
+    ).to_arrow_table()
+    mixtures = con.execute(
+        """SELECT mixture, count(s.uid) AS uses FROM mixtures m
+           LEFT JOIN (FROM mixture_samples WHERE uid = ?) s USING (mixture) GROUP BY mixture ORDER BY mixture""",
+        [sample["uid"]],
+    ).fetchall()
+    return {
+        "sample": {name: value for name, value in sample.items() if value is not None},
+        "attempts": attempts.to_pylist(),
+        "mixtures": {name: f"in, used {uses} times" if uses else _why_out(sample) for name, uses in mixtures},
+    }
+
+
+def mix_diff(con: duckdb.DuckDBPyConnection, old: str, new: str) -> pa.Table:
+    """How many samples entered and left between two mixtures, by source."""
+    known = [row[0] for row in con.execute("SELECT mixture FROM mixtures").fetchall()]
+    for name in (old, new):
+        if name not in known:
+            raise InputError(f"mixture {name!r} is not in the catalog; there is {', '.join(known) or 'none'}")
+    return con.sql(
+        """WITH a AS (SELECT DISTINCT uid, source FROM mixture_samples WHERE mixture = ?),
+                b AS (SELECT DISTINCT uid, source FROM mixture_samples WHERE mixture = ?)
+           SELECT coalesce(a.source, b.source)::VARCHAR AS source, count(a.uid) FILTER (b.uid IS NULL) AS left_out,
+                  count(b.uid) FILTER (a.uid IS NULL) AS entered, count(a.uid) FILTER (b.uid IS NOT NULL) AS in_both
+           FROM a FULL JOIN b ON a.uid = b.uid GROUP BY 1 ORDER BY 1""",
+        params=[old, new],
+    ).to_arrow_table()
+
+
+def _why_out(sample: dict[str, Any]) -> str:
+    """The first rule that keeps a sample out of a mixture; a mixture's own conditions are in its lock file."""
+    if sample["status"] != "success":
+        return f"out: {sample['status']} ({sample['reason']})"
+    if sample["duplicate_of"] is not None:
+        return f"out: {sample['kind']} duplicate of {sample['duplicate_of']}"
+    if sample["eval_set"] is not None:
+        return f"out: evaluation set {sample['eval_set']} holds the same picture"
+    return "out: not drawn, or kept out by a condition of the mixture (see its mix.lock.json)"
+
+
+def show(table: pa.Table, form: str) -> None:
+    """Print an answer: a table for people, or csv or json lines."""
+    if form == "csv":
+        pa.csv.write_csv(table, sys.stdout.buffer)
+    elif form == "json":
+        for row in table.to_pylist():
+            print(json.dumps(row, default=str))
+    else:
+        grid = Table(show_lines=False)
+        for field in table.schema:
+            numeric = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+            grid.add_column(field.name, justify="right" if numeric else "left")
+        for row in table.to_pylist():
+            grid.add_row(*(_cell(value) for value in row.values()))
+        Console(soft_wrap=True).print(grid)
+
+
+def _cell(value: Any) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+    return (text if len(text) <= _MAX_CELL else text[: _MAX_CELL - 1] + "…").replace("[", r"\[")
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"headwater {command}", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--root", default="data", help="data root (default 'data')")
+    if command == "sql":
+        parser.add_argument("query", help="one SELECT over samples, attempts, sources, shards, runs, mixtures")
+    elif command == "explain":
+        parser.add_argument("uid", help="uid of the sample, or its first characters")
+    else:
+        parser.add_argument("old", help="name of one mixture")
+        parser.add_argument("new", help="name of the other")
+    if command != "explain":
+        parser.add_argument("--format", choices=("table", "csv", "json"), default="table", help="default table")
+    return parser
+
+
+def main(command: str, argv: Sequence[str] | None = None) -> int:
+    """Entry point of `headwater sql`, `explain` and `mix-diff`."""
+    arguments = _parser(command).parse_args(argv)
+    try:
+        with catalog.connect(Root(arguments.root)) as con:
+            if command == "explain":
+                print(json.dumps(explain(con, arguments.uid), indent=2, default=str, ensure_ascii=False))
+            elif command == "sql":
+                show(query(con, arguments.query), arguments.format)
+            else:
+                show(mix_diff(con, arguments.old, arguments.new), arguments.format)
+    except HeadwaterError as error:
+        say(f"headwater {command}: {error}")
+        return error.exit_code
+    return 0

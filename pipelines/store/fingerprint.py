@@ -1,0 +1,15 @@
+"""Short names for what a file was made from: equal inputs and settings give equal fingerprints."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+KEY = "headwater.fingerprint"
+
+
+def fingerprint(*parts: Any) -> str:
+    """16 hex characters over the canonical JSON of `parts`."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,150 @@
+"""The data root: where each stage's files lie, and how they are read and published whole.
+
+    <root>/metadata/<source>/00000.parquet            ingest
+    <root>/shards/<source>/00000.{tar,parquet}, 00000_stats.json   download
+    <root>/features/<fingerprint>/<source>/00000.parquet           score
+    <root>/verdicts/<fingerprint>/<source>/00000.parquet           dedupe
+    <root>/catalog.duckdb                              index
+    <root>/mixes/<name>/manifest.parquet, mix.lock.json, uids.npy  mix
+    <root>/models/<run>/, <root>/results/              train, evaluate
+    <root>/runs/<run>.json                             the ledger of jobs
+
+A root is a local folder or any fsspec URL. Files are published under their final name in one step, so that a
+file that exists is complete.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from filters.errors import ConfigError, ShardError
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ShardId:
+    """One shard of one source; `number` is zero padded, so that names sort as numbers do."""
+
+    source: str
+    number: str
+
+    def __str__(self) -> str:
+        return f"{self.source}/{self.number}"
+
+
+class Root:
+    """Reading and atomic writing under one data root; picklable, so that it travels to workers."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._fs, self._base = fsspec.core.url_to_fs(url)
+        self._is_local = isinstance(self._fs, fsspec.implementations.local.LocalFileSystem)
+
+    def __reduce__(self) -> tuple[type[Root], tuple[str]]:
+        return Root, (self.url,)
+
+    def path(self, *parts: str) -> str:
+        """Full path of a file under the root, for the root's file system."""
+        return "/".join([self._base.rstrip("/"), *parts])
+
+    def local(self, *parts: str) -> Path:
+        """The same as a local path; ConfigError where the root is not a local folder."""
+        if not self._is_local:
+            raise ConfigError(
+                f"root {self.url}: this job needs a local folder; copy the files and pass --root FOLDER"
+            )
+        return Path(self.path(*parts))
+
+    def exists(self, *parts: str) -> bool:
+        """Whether the file is there (and therefore complete)."""
+        return bool(self._fs.exists(self.path(*parts)))
+
+    def names(self, *parts: str, suffix: str = "") -> list[str]:
+        """Sorted names in a folder that end in `suffix`; empty where there is no such folder."""
+        folder = self.path(*parts)
+        if not self._fs.isdir(folder):
+            return []
+        found = (str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in self._fs.ls(folder, detail=False))
+        return sorted(name for name in found if name.endswith(suffix) and not name.startswith("."))
+
+    def shards(self, *stage: str) -> list[ShardId]:
+        """All shards that a stage has published, in order of source and number."""
+        return [
+            ShardId(source, name.removesuffix(".parquet"))
+            for source in self.names(*stage)
+            for name in self.names(*stage, source, suffix=".parquet")
+        ]
+
+    def read_bytes(self, *parts: str) -> bytes:
+        """The whole file."""
+        return bytes(self._fs.cat_file(self.path(*parts)))
+
+    def read_json(self, *parts: str) -> Any:
+        """The file parsed as JSON."""
+        return json.loads(self.read_bytes(*parts))
+
+    def read_table(self, *parts: str, columns: list[str] | None = None) -> pa.Table:
+        """A parquet file; ShardError naming the file when it cannot be read."""
+        path = self.path(*parts)
+        try:
+            with self._fs.open(path, "rb") as file:
+                return pq.read_table(file, columns=columns)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise ShardError(f"{path}: cannot be read ({error}); delete it and run its stage again") from error
+
+    def parquet_metadata(self, *parts: str) -> dict[str, str]:
+        """Key-value metadata of a parquet file; empty where the file is missing or broken."""
+        try:
+            with self._fs.open(self.path(*parts), "rb") as file:
+                found = pq.read_schema(file).metadata or {}
+        except (OSError, pa.ArrowInvalid):
+            return {}
+        return {key.decode(): value.decode() for key, value in found.items() if not key.startswith(b"ARROW:")}
+
+    def write_bytes(self, data: bytes, *parts: str) -> None:
+        """Publish a file in one step: written beside its place and renamed there."""
+        path = self.path(*parts)
+        if not self._is_local:
+            self._fs.pipe_file(path, data)
+            return
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(path).with_name(f".{Path(path).name}.{uuid.uuid4().hex}.tmp")
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def write_json(self, value: Any, *parts: str) -> None:
+        """Publish `value` as JSON, keys sorted."""
+        self.write_bytes((json.dumps(value, indent=2, sort_keys=True) + "\n").encode(), *parts)
+
+    def write_table(self, table: pa.Table, *parts: str, metadata: dict[str, str] | None = None) -> None:
+        """Publish one table as parquet; `metadata` is added to the schema's own.
+
+        One `pq.write_table` call from one table gives the same bytes at any number of threads.
+        """
+        merged = {**(table.schema.metadata or {}), **(metadata or {})}
+        buffer = io.BytesIO()
+        pq.write_table(table.replace_schema_metadata(merged), buffer, compression="zstd", row_group_size=65536)
+        self.write_bytes(buffer.getvalue(), *parts)
+
+    def read_ranges(self, ranges: list[tuple[int, int]], *parts: str) -> list[bytes]:
+        """Bytes at each (offset, size) of one file."""
+        path = self.path(*parts)
+        if not self._is_local:
+            return [bytes(self._fs.cat_file(path, start=o, end=o + n)) for o, n in ranges]
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            return [os.pread(handle, size, offset) for offset, size in ranges]
+        finally:
+            os.close(handle)

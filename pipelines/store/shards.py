@@ -1,0 +1,133 @@
+"""The shard format: a USTAR file in img2dataset's webdataset layout, a parquet row for each input row, and counts.
+
+The parquet is written last: a shard whose parquet exists is complete.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import tarfile
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.store.fingerprint import KEY
+from pipelines.store.root import Root, ShardId
+from pipelines.store.schema import SHARD, status_of
+
+_HEADER = tarfile.BLOCKSIZE
+
+
+@dataclass(slots=True)
+class Sample:
+    """One input row on its way into a shard: its columns and, where it succeeded, the picture to store."""
+
+    row: dict[str, Any]
+    image: bytes | None = None
+
+
+def key_of(shard: ShardId, index: int, samples_per_shard: int) -> str:
+    """img2dataset's key: the shard's number and the row's place in it, as one zero-padded number."""
+    places = math.ceil(math.log10(samples_per_shard)) if samples_per_shard > 1 else 1
+    return str(int(shard.number) * 10**places + index).zfill(places + len(shard.number))
+
+
+def write_shard(
+    root: Root, shard: ShardId, samples: list[Sample], extension: str, mark: str, timing: dict[str, float]
+) -> dict[str, int]:
+    """Publish one shard; returns its counts by status. `timing` goes to `_stats.json` only."""
+    tar, places = _pack(samples, extension)
+    for sample, (offset, size) in zip(samples, places, strict=True):
+        status = status_of(sample.row["reason"])
+        sample.row.update(status=str(status), shard=shard.number, offset=offset, size=size)
+    columns = {name: [sample.row.get(name) for sample in samples] for name in SHARD.names}
+    table = pa.table({name: pa.array(columns[name], SHARD.arrow.field(name).type) for name in SHARD.names})
+    root.write_bytes(tar, "shards", shard.source, f"{shard.number}.tar")
+    counts = Counter(table["status"].to_pylist())
+    root.write_json(_stats(table, counts, timing), "shards", shard.source, f"{shard.number}_stats.json")
+    metadata = {**SHARD.arrow.metadata, KEY: mark}
+    root.write_table(
+        SHARD.conform(table), "shards", shard.source, f"{shard.number}.parquet", metadata=_text(metadata)
+    )
+    return dict(counts)
+
+
+def is_written(root: Root, shard: ShardId, mark: str) -> bool:
+    """Whether the shard is there, whole, and made with the settings behind `mark`."""
+    metadata = root.parquet_metadata("shards", shard.source, f"{shard.number}.parquet")
+    return metadata.get(KEY) == mark and root.exists("shards", shard.source, f"{shard.number}.tar")
+
+
+def read_images(root: Root, table: pa.Table) -> list[bytes]:
+    """The stored pictures of rows of one or more shards (columns source, shard, offset, size), in row order."""
+    rows = table.select(["source", "shard", "offset", "size"]).to_pylist()
+    images: list[bytes] = [b""] * len(rows)
+    by_tar: dict[tuple[str, str], list[int]] = {}
+    for index, row in enumerate(rows):
+        by_tar.setdefault((row["source"], row["shard"]), []).append(index)
+    for (source, number), indices in by_tar.items():
+        ranges = [(rows[i]["offset"], rows[i]["size"]) for i in indices]
+        for index, data in zip(indices, root.read_ranges(ranges, "shards", source, f"{number}.tar"), strict=True):
+            images[index] = data
+    return images
+
+
+def load_successes(root: Root, shard: ShardId, columns: list[str]) -> pa.Table:
+    """The named columns of a shard's rows with status success."""
+    table = root.read_table("shards", shard.source, f"{shard.number}.parquet", columns=[*columns, "reason"])
+    return table.filter(pa.compute.equal(table["reason"], "ok")).select(columns)
+
+
+def _pack(samples: list[Sample], extension: str) -> tuple[bytes, list[tuple[int | None, int | None]]]:
+    """The tar's bytes, and where each sample's picture lies in it."""
+    buffer = io.BytesIO()
+    places: list[tuple[int | None, int | None]] = []
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for sample in samples:
+            if sample.image is None:
+                places.append((None, None))
+                continue
+            key = sample.row["key"]
+            places.append((tar.offset + _HEADER, len(sample.image)))
+            _add(tar, f"{key}.{extension}", sample.image)
+            _add(tar, f"{key}.json", json.dumps(_member(sample.row), indent=4, sort_keys=False).encode())
+            _add(tar, f"{key}.txt", (sample.row["caption"] or "").encode())
+    return buffer.getvalue(), places
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.mtime = len(data), 0o444, 0
+    tar.addfile(info, io.BytesIO(data))
+
+
+def _member(row: dict[str, Any]) -> dict[str, Any]:
+    """What a sample's json member holds: img2dataset's fields and the identity."""
+    names = ("caption", "url", "key", "error_message", "width", "height", "original_width", "original_height")
+    fields = {name: row.get(name) for name in names}
+    return {**fields, "status": "success", "exif": row.get("exif"), "sha256": row["sha256"], "uid": row["uid"]}
+
+
+def _stats(table: pa.Table, counts: Counter[str], timing: dict[str, float]) -> dict[str, Any]:
+    """img2dataset's `_stats.json`; `skipped` rows count in `count` only."""
+    errors = Counter(m for m in table["error_message"].to_pylist() if m)
+    return {
+        "count": table.num_rows,
+        "successes": counts["success"],
+        "failed_to_download": counts["failed_to_download"],
+        "failed_to_resize": counts["failed_to_resize"],
+        "skipped": counts["skipped"],
+        **timing,
+        "status_dict": {"success": counts["success"], **dict(sorted(errors.items()))},
+    }
+
+
+def _text(metadata: dict[Any, Any]) -> dict[str, str]:
+    return {
+        (k.decode() if isinstance(k, bytes) else k): (v.decode() if isinstance(v, bytes) else v)
+        for k, v in metadata.items()
+    }
