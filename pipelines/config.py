@@ -125,7 +125,8 @@ def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:
 
 def _explain(model: type[BaseModel], path: str | None, error: ValidationError) -> str:
     """One line for the first problem: file, field, what was expected, and the closest key for an unknown one."""
-    problem = error.errors()[0]
+    # A misspelt key leaves its field missing too: the spelling is the better news.
+    problem = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     field = ".".join(str(part) for part in problem["loc"]) or "(whole file)"
     where = f"{path}: " if path else "command line: "
     if problem["type"] == "extra_forbidden":

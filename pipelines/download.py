@@ -35,7 +35,9 @@ class DownloadConfig(JobConfig):
     encode_format: Literal["jpg", "webp", "png"] = Field("jpg", description="format of the stored picture")
     encode_quality: int = Field(95, ge=1, le=100, description="quality of the stored picture")
     max_pixels: int = Field(50_000_000, ge=1, description="largest picture that is decoded")
-    cpus: float = Field(1.0, gt=0, description="CPUs a task")
+    cpus: float = Field(
+        0.5, gt=0, description="CPUs a shard: less than one, because a shard mostly waits for servers"
+    )
     fetch: FetchConfig = Field(FetchConfig(), description="how to fetch")
 
 

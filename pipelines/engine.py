@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import pickle
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -23,6 +24,9 @@ from pipelines.store.root import Root, ShardId
 Signal = Callable[[pa.Table], pa.Table]
 Work = Callable[[Any], dict[str, Any]]
 
+# A worker may die for a reason of its own (its node went away), so what it left is first tried in a pool again.
+_ROUNDS = 2
+
 
 class Loader(Protocol):
     """Reads the table that a stage's signal gets for one shard."""
@@ -35,24 +39,27 @@ class Loader(Protocol):
 def start_ray(address: str | None = None, cpus: int | None = None) -> None:
     """Connect to Ray once: to `address` or RAY_ADDRESS if given, else to a cluster of this process on loopback."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
+    # Ray Data reports each dataset it runs, and a lost worker with its trace; the jobs have their own lines.
+    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "CRITICAL")
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address is None:
+        # The only switch by which Ray 2.60 keeps a one-machine cluster on loopback; it is read at import.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
 
     if ray.is_initialized():
         return
-    address = address or os.environ.get("RAY_ADDRESS")
     say("ray: starting" if address is None else f"ray: connecting to {address}")
     if address is not None:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     else:
         ray.init(
             address="local",
             num_cpus=cpus,
             include_dashboard=False,
             log_to_driver=False,
-            logging_level=logging.WARNING,
+            logging_level=logging.ERROR,
             object_store_memory=512 * 1024**2,
-            _node_ip_address="127.0.0.1",
         )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -81,11 +88,14 @@ def map_shards(
             yield item, _guarded(work, item)
         return
     start_ray()
-    done: set[int] = set()
-    for index, result in _map_on_ray(items, make, cpus, gpus):
-        done.add(index)
-        yield items[index], result
-    for index in sorted(set(range(len(items))) - done):
+    left = list(range(len(items)))
+    for _ in range(_ROUNDS):
+        for index, result in _map_on_ray([(i, items[i]) for i in left], make, cpus, gpus):
+            left.remove(index)
+            yield items[index], result
+        if not left:
+            return
+    for index in left:
         yield items[index], _alone(items[index], make, cpus, gpus)
 
 
@@ -181,32 +191,40 @@ class _RayWorker:
 
 
 def _map_on_ray(
-    items: Sequence[Any], make: Callable[[], Work], cpus: float, gpus: float
+    items: Sequence[tuple[int, Any]], make: Callable[[], Work], cpus: float, gpus: float
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """One block an item through a pool of actors; ends early, with a line, where a worker died for good."""
+    """One block an item through a pool of actors; ends early, with a line, where a worker died."""
     import ray
     import ray.data
 
-    rows = [{"index": i, "item": pickle.dumps(item)} for i, item in enumerate(items)]
+    rows = [{"index": index, "item": pickle.dumps(item)} for index, item in items]
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     total = int(resources.get("GPU" if gpus else "CPU", 1))
     workers = max(1, min(len(items), int(total / (gpus or cpus))))
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        _RayWorker,
-        fn_constructor_args=(make,),
-        batch_size=1,
-        # A pool that asks for all CPUs starves what feeds it and stops; a tenth is left free.
-        num_cpus=0.9 * cpus,
-        num_gpus=gpus,
-        concurrency=(1, workers),
-        max_restarts=2,
-        max_task_retries=2,
-    )
+    blocks = ray.data.from_items(rows, override_num_blocks=len(rows))
+    with warnings.catch_warnings():
+        # Ray 2.60 has no other way to bound restarts than the argument that it means to remove.
+        warnings.filterwarnings("ignore", "`ray_remote_args_fn` is deprecated")
+        dataset = blocks.map_batches(
+            _RayWorker,
+            fn_constructor_args=(make,),
+            batch_size=1,
+            # A pool that asks for all CPUs starves what feeds it and stops; a tenth is left free.
+            num_cpus=0.9 * cpus,
+            num_gpus=gpus,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
+            # Ray would start a worker again for ever, with the same item; here the item is blamed instead.
+            ray_remote_args_fn=_never_restart,
+        )
     try:
         for row in dataset.iter_rows():
             yield int(row["index"]), json.loads(row["result"])
-    except (ray.exceptions.RayError, ray.exceptions.RayTaskError) as error:
-        say(f"ray: a worker was lost ({str(error).splitlines()[0]}); running what is left one by one")
+    except ray.exceptions.RayError as error:
+        say(f"ray: a worker was lost ({str(error).splitlines()[0]}); going on with what it left")
+
+
+def _never_restart() -> dict[str, Any]:
+    return {"max_restarts": 0, "max_task_retries": 0}
 
 
 def _alone(item: Any, make: Callable[[], Work], cpus: float, gpus: float) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class FetchConfig(BaseModel):
     concurrency: int = Field(16, ge=1, description="requests in flight a shard")
     per_host: int = Field(8, ge=1, description="connections to one host a shard")
     deadline: float = Field(10.0, gt=0, description="seconds for one request, from connecting to the last byte")
-    retries: int = Field(2, ge=0, description="further tries after 429, 5xx, a timeout or a broken connection")
+    retries: int = Field(2, ge=0, description="further tries after 429, 5xx or a broken connection")
     backoff: float = Field(0.5, ge=0, description="seconds before the first retry, doubled for each further one")
     max_retry_after: float = Field(30.0, ge=0, description="seconds of Retry-After that are waited for at most")
     max_redirects: int = Field(5, ge=0, description="redirects that are followed at most")
@@ -48,7 +48,8 @@ class Fetched:
     message: str | None = None
 
 
-RETRIED = frozenset({"http_429", "http_5xx", "timeout", "connection"})
+# A timeout is final: the deadline is what one URL may cost, and a body that never ends would cost it again.
+RETRIED = frozenset({"http_429", "http_5xx", "connection"})
 
 
 async def fetch_all(urls: Sequence[str], config: FetchConfig) -> AsyncIterator[tuple[int, Fetched]]:

@@ -10,20 +10,21 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from filters.errors import ConfigError, InputError
+from filters.errors import ConfigError
 from filters.sampling import salt, sample_order
 from pipelines.config import JobConfig
 from pipelines.job import Account, job_main, say
 from pipelines.sources import SOURCES, Source
+from pipelines.sources.files import find_files, named_files
 from pipelines.store.fingerprint import KEY, fingerprint
 from pipelines.store.root import Root
 from pipelines.store.schema import METADATA, SCHEMA_VERSION
@@ -33,7 +34,7 @@ class IngestConfig(JobConfig):
     """What to read, and how its rows become samples."""
 
     source: str = Field(description="name of the source: " + ", ".join(sorted(SOURCES)))
-    metadata: str = Field(description="folder of the source's dump, or one of its files")
+    metadata: str = Field(description="folder of the source's dump (or its fsspec URL), or one of its files")
     recipe: str | None = Field(None, description="caption recipe; the source's default if not given")
     seed: int = Field(0, ge=0, description="seed of the order in which rows are dealt to shards")
     samples_per_shard: int = Field(1000, ge=1, description="input rows a shard")
@@ -44,7 +45,9 @@ def run(config: IngestConfig) -> dict[str, Any]:
     """Turn one source's raw dump into canonical metadata, one parquet a future shard."""
     source, files = _inputs(config)
     root = Root(config.root)
-    mark = fingerprint(SCHEMA_VERSION, _settings(config), [(f.name, f.stat().st_size, _sha256(f)) for f in files])
+    mark = fingerprint(
+        SCHEMA_VERSION, _settings(config), [(name, _sha256(file)) for name, file in named_files(files)]
+    )
     account = Account("ingest")
     names = root.names("metadata", source.name, suffix=".parquet")
     if names and _is_done(root, source.name, names, mark):
@@ -73,7 +76,11 @@ def run(config: IngestConfig) -> dict[str, Any]:
 def plan(config: IngestConfig) -> dict[str, Any]:
     """What an ingest would read."""
     source, files = _inputs(config)
-    return {"source": source.name, "recipe": _recipe(config, source), "files": [f.name for f in files]}
+    return {
+        "source": source.name,
+        "recipe": _recipe(config, source),
+        "files": [name for name, _ in named_files(files)],
+    }
 
 
 def canonical(raw: pa.Table, source: Source, recipe: str) -> pa.Table:
@@ -161,16 +168,12 @@ def _padded(captions: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.if_else(is_empty, pa.scalar([None], pa.list_(pa.string())), captions)
 
 
-def _inputs(config: IngestConfig) -> tuple[Source, list[Path]]:
+def _inputs(config: IngestConfig) -> tuple[Source, list[str]]:
     if config.source not in SOURCES:
         raise ConfigError(f"source {config.source!r}: expected one of {', '.join(sorted(SOURCES))}")
-    source, place = SOURCES[config.source], Path(config.metadata)
-    if place.is_file():
-        return source, [place]
-    files = sorted({file for pattern in source.patterns for file in place.glob(pattern)})
-    if not files:
-        raise InputError(f"{place}: no file of {source.name} ({', '.join(source.patterns)}); check --metadata")
-    return source, files
+    source = SOURCES[config.source]
+    filesystem, path = fsspec.core.url_to_fs(config.metadata)
+    return source, [config.metadata] if filesystem.isfile(path) else find_files(config.metadata, source.patterns)
 
 
 def _recipe(config: IngestConfig, source: Source) -> str:
@@ -189,9 +192,12 @@ def _is_done(root: Root, source: str, names: Sequence[str], mark: str) -> bool:
     return all(m.get(KEY) == mark and m.get("headwater.shards") == str(len(names)) for m in marks)
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+def _sha256(file: str) -> str:
+    with fsspec.open(file, "rb") as handle:
+        digest = hashlib.sha256()
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -113,7 +114,9 @@ def job_main(
         if arguments.dry_run:
             summary = {"job": job, "dry_run": True, **plan(config)}
         else:
-            summary = run_recorded(job, config, lambda: run(config))
+            # Libraries print too; stdout is kept for the summary.
+            with contextlib.redirect_stdout(sys.stderr):
+                summary = run_recorded(job, config, lambda: run(config))
     except HeadwaterError as error:
         say(f"headwater {job}: {error}")
         return error.exit_code

@@ -104,7 +104,8 @@ def show(table: pa.Table, form: str) -> None:
             grid.add_column(field.name, justify="right" if numeric else "left")
         for row in table.to_pylist():
             grid.add_row(*(_cell(value) for value in row.values()))
-        Console(soft_wrap=True).print(grid)
+        # A pipe has no width of its own; tables that go there are not squeezed into 80 columns.
+        Console(width=None if sys.stdout.isatty() else 240).print(grid)
 
 
 def _cell(value: Any) -> str:

@@ -105,7 +105,8 @@ def explain_error(error: duckdb.Error, con: duckdb.DuckDBPyConnection) -> str:
     text = str(error).split("\n\n")[0].replace("\n", " ").strip()
     unknown = re.search(r'[Cc]olumn "?([\w.]+)"? ', text)
     if isinstance(error, duckdb.BinderException) and unknown:
-        names = [row[0] for row in con.execute("SELECT DISTINCT column_name FROM duckdb_columns()").fetchall()]
+        known = con.execute("SELECT DISTINCT column_name FROM duckdb_columns() WHERE NOT internal").fetchall()
+        names = [row[0] for row in known]
         close = difflib.get_close_matches(unknown.group(1).split(".")[-1], names, n=3, cutoff=0.5)
         text = text.split(" Candidate")[0] + (f" Nearest columns: {', '.join(close)}." if close else "")
     return text
@@ -156,7 +157,9 @@ def _load_sidecar(
     if paths:
         con.execute(f"CREATE TABLE {table} AS SELECT {columns} FROM read_parquet(?)", [paths])
         return
-    empty = schema.empty_table()
+    # DuckDB does not take Arrow's half floats, so only the columns that are asked for are made.
+    fields = [field for field in schema if columns == "*" or field.name in columns]
+    empty = pa.schema(fields).empty_table()
     con.execute(f"CREATE TABLE {table} AS SELECT {columns} FROM empty")
     del empty
 

@@ -186,7 +186,7 @@ SHARD = Schema(
         ("phash", pa.uint64(), "64-bit DCT perceptual hash of the decoded picture"),
         ("pixel_hash", pa.string(), "128-bit hash of size and decoded RGB pixels, hex"),
     )
-    + _pick(METADATA.columns, "nsfw_declared", "language_declared", "duplicate_row_of")
+    + _pick(METADATA.columns, "nsfw_declared", "language_declared", "file", "line", "duplicate_row_of")
     + _columns(
         ("shard", pa.string(), "number of the shard in its source, zero padded"),
         ("offset", pa.int64(), "position of the stored picture's bytes in the tar"),

@@ -1,0 +1,159 @@
+"""The report: one HTML page that needs nothing beside it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from evaluation import report_plots as plots
+from evaluation.report_data import Account, Mixture, MixtureSource, Picture, ReportData
+from evaluation.results import Figure, Result
+from filters.errors import InputError
+from trainer.images import decode_rgb
+
+_THUMBNAIL = 128
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRow:
+    """One line of the account: rows by source for one status and reason."""
+
+    status: str
+    reason: str
+    rows: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class AccountTable:
+    """The account turned so that sources are columns; `balanced` compares rows in with the sum, by source."""
+
+    sources: list[str]
+    rows: list[AccountRow]
+    sums: list[int]
+    rows_in: list[int]
+    balanced: list[bool]
+
+
+@dataclass(frozen=True, slots=True)
+class MixtureTable:
+    """A mixture with its filters as columns: for each source the rows at first and what each filter left."""
+
+    name: str
+    filters: list[str]
+    rows: list[tuple[MixtureSource, int | None, list[int | None]]]
+
+
+def render_report(data: ReportData, out: Path) -> Path:
+    """Write `index.html` into the folder `out`, whole or not at all, and return its path.
+
+    The page holds its style and pictures, loads nothing and runs no script. The same data gives the same bytes for
+    the same versions of matplotlib and Pillow. InputError for a sample picture that cannot be decoded.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(percent=percent, count=count, span=span, seconds=seconds, thumbnail=thumbnail)
+    reference, shifts = (data.tasks[0], data.tasks[1:]) if data.tasks else (None, [])
+    drawn = [shift for shift in shifts if any(shift.name in result.eval for result in data.results)]
+    page = environment.get_template("report.html.j2").render(
+        data=data,
+        account=None if data.account is None else account_table(data.account),
+        mixtures=[mixture_table(mixture) for mixture in data.mixtures],
+        markers=[_uri(plots.marker_png(i)) for i in range(len(data.results))],
+        panels=[(s, _uri(plots.panel_png(data.results, drawn, s, reference))) for s in drawn if reference],
+        histograms=_uri(plots.histogram_png(data.histograms)) if data.histograms else None,
+        curve=_uri(plots.curve_png(data.near_duplicates)) if data.near_duplicates else None,
+        same_family=any(s.same_family for result in data.results for s in result.eval.values()),
+        reading=reading(data.results),
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    writing = out / ".index.html.writing"
+    writing.write_text(page, encoding="utf-8")
+    return writing.replace(out / "index.html")
+
+
+def account_table(account: Account) -> AccountTable:
+    """Rows by status and reason (down) and source (across); statuses stay together, success first."""
+    sources = list(account.rows_in)
+    cells: Counter[tuple[str, str, str]] = Counter()
+    for line in account.lines:
+        cells[line.status, line.reason, line.source] += line.rows
+        if line.source not in account.rows_in:
+            raise InputError(f"the account has rows of {line.source!r}, a source without a number of rows in")
+    kinds = sorted({(status != "success", status, reason) for status, reason, _ in cells})
+    rows = [AccountRow(status, reason, [cells[status, reason, s] for s in sources]) for _, status, reason in kinds]
+    sums = [sum(row.rows[i] for row in rows) for i in range(len(sources))]
+    rows_in = [account.rows_in[source] for source in sources]
+    return AccountTable(sources, rows, sums, rows_in, [a == b for a, b in zip(sums, rows_in, strict=True)])
+
+
+def mixture_table(mixture: Mixture) -> MixtureTable:
+    """Attrition by source (down) and filter (across, in the order applied); None where a source lacks a filter."""
+    filters = list(dict.fromkeys(step.filter for step in mixture.attrition))
+    first: dict[str, int] = {}
+    after: dict[tuple[str, str], int] = {}
+    for step in mixture.attrition:
+        first.setdefault(step.source, step.before)
+        after[step.source, step.filter] = step.after
+    rows = [(s, first.get(s.source), [after.get((s.source, name)) for name in filters]) for s in mixture.sources]
+    return MixtureTable(mixture.name, filters, rows)
+
+
+def reading(results: list[Result]) -> str:
+    """What the figures are, in one sentence, from the figures themselves; empty without results."""
+    if not results:
+        return ""
+    first = next(iter(results[0].eval.values()))
+    ways = round(1 / first.chance)
+    return (
+        "Each figure is the expected accuracy, in percent, of finding the true class among "
+        f"{ways} classes drawn from all that the set shares with the reference; guessing gives "
+        f"{percent(first.chance)}. Below it stand the 95\u00a0% interval (bootstrap over pictures), the number of "
+        "pictures, and the same model's figure for the reference on the same classes."
+    )
+
+
+def percent(value: float | None) -> str:
+    """A share as percent with one decimal; a dash for None."""
+    return "–" if value is None else f"{value * 100:.1f}"
+
+
+def span(figure: Figure) -> str:
+    """A figure's interval in percent."""
+    return f"{percent(figure.low)} to {percent(figure.high)}"
+
+
+def count(value: int | None) -> str:
+    """A whole number with thin spaces between thousands; a dash for None."""
+    return "–" if value is None else f"{value:,}".replace(",", "\u202f")
+
+
+def seconds(value: float) -> str:
+    """A duration a person can read."""
+    minutes, rest = divmod(value, 60)
+    return f"{minutes:.0f} min {rest:.0f} s" if minutes else f"{value:.1f} s"
+
+
+def thumbnail(picture: Picture) -> str:
+    """A data URI of the picture, at most 128 pixels a side, as WebP."""
+    try:
+        small = decode_rgb(picture.image, _THUMBNAIL)
+    except InputError as error:
+        raise InputError(f"the sample picture {picture.caption!r}: {error}") from error
+    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=85)
+    return _uri(buffer.getvalue(), "webp")
+
+
+def _uri(image: bytes, kind: str = "png") -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"

@@ -1,0 +1,152 @@
+"""What an evaluation writes: one JSON line a model in the source study's schema, and one table row a picture.
+
+The fields of `Result` are those of the study's result file; `model`, `families` and `same_family` are additions.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from filters.errors import InputError
+
+ALL_CLASSES = "all"  # value of the column `concepts` where a set is scored among all of its own classes
+
+IMAGES = pa.schema(
+    [
+        pa.field("run_id", pa.string()),
+        pa.field("task", pa.string()),
+        pa.field("concepts", pa.string(), metadata={"meaning": "`all`, or the set whose classes are shared"}),
+        pa.field("key", pa.string(), metadata={"meaning": "name of the picture in its set"}),
+        pa.field("concept", pa.string(), metadata={"meaning": "the true class"}),
+        pa.field("predicted", pa.string(), metadata={"meaning": "the class that scores highest"}),
+        pa.field("n_classes", pa.int32()),
+        pa.field("rank", pa.int32(), metadata={"meaning": "number of other classes that score higher"}),
+        pa.field("ties", pa.int32(), metadata={"meaning": "number of other classes that score the same"}),
+        pa.field("expected_accuracy", pa.float64(), metadata={"meaning": "exact expected k-way accuracy, 0 to 1"}),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Component:
+    """One source of a training set: how many samples of it, drawn with which seed."""
+
+    source: str
+    n: int
+    seed: int = 0
+    shards: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One accuracy: `value` in 0 to 1 with its 95 % interval, over `n` pictures of `classes` classes."""
+
+    n: int
+    classes: int
+    value: float
+    low: float
+    high: float
+    chance: float
+    at_floor: bool
+    acc1: float
+    acc5: float | None
+    mean_per_class_recall: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetResult(Figure):
+    """A model's figure on one set; `reference` is the reference set's on the same classes, None for that set itself.
+
+    For a shift, both figures are over the classes that it shares with the reference. `same_family` says that one of
+    the model's sources was drawn by the artist of this set.
+    """
+
+    protocol: str
+    template_hash: str
+    family: str
+    same_family: bool
+    reference: Figure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInfo:
+    """What is known of a model before it is evaluated: its data and its training."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    run_id: str
+    kind: Literal["single", "input_mix", "output_mix", "filtered", "external"]
+    components: list[Component] = field(default_factory=list)
+    n_total: int = 0
+    arch: str = ""
+    epochs: float | None = None
+    samples_seen: int | None = None
+    batch: int | None = None
+    lr: float | None = None
+    seed: int | None = None
+    filter: dict[str, str | float | None] | None = None
+    ensemble: dict[str, str | list[float]] | None = None
+    data_manifest_hash: str = ""
+    code_version: str = ""
+    model: str = ""
+    families: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result(RunInfo):
+    """One line of the results file: the run, and its figures by set, the reference set first."""
+
+    eval: dict[str, SetResult]
+
+
+_RESULT = TypeAdapter(Result)
+
+
+def to_json(result: Result) -> str:
+    """`result` as one line of JSON; the same result gives the same bytes."""
+    return _RESULT.dump_json(result).decode()
+
+
+def from_json(line: str, where: str = "result") -> Result:
+    """The result that `to_json` wrote; InputError naming `where`, the field and what is wrong with it."""
+    try:
+        return _RESULT.validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "line"
+        raise InputError(f"{where}: {place}: {first['msg']}") from error
+
+
+def write_results(path: Path, results: Iterable[Result]) -> None:
+    """Write a JSONL file, one result a line, whole or not at all."""
+    _publish(path, "".join(f"{to_json(result)}\n" for result in results).encode())
+
+
+def read_results(path: Path) -> list[Result]:
+    """The results in a JSONL file; InputError for a missing file or a line that is not one."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing; evaluate a model first")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [from_json(line, f"{path} line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def write_images(path: Path, table: pa.Table) -> None:
+    """Write the table of single pictures (schema `IMAGES`) as parquet, whole or not at all."""
+    buffer = io.BytesIO()
+    pq.write_table(table.cast(IMAGES), buffer)
+    _publish(path, buffer.getvalue())
+
+
+def _publish(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writing = path.with_name(f".{path.name}.writing")
+    writing.write_bytes(data)
+    writing.replace(path)

@@ -1,0 +1,166 @@
+"""Figures under distribution shift: a model on a reference set and on its shifts, over the classes they share.
+
+A shift may show fewer classes than the reference. Both are then scored on the intersection, so that their difference
+is the shift's and not that of an easier question. The figure is the expected k-way accuracy, which uses every class
+of the intersection and stays comparable between intersections of different size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from evaluation import metrics
+from evaluation.results import ALL_CLASSES, IMAGES, Figure, Result, RunInfo, SetResult
+from evaluation.tasks import Task, shared_classes, subset
+from evaluation.zeroshot import Features, template_hash, zero_shot
+from filters.errors import InputError
+from trainer.model import LoadedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """How figures are computed: the k of k-way accuracy, and the bootstrap over pictures."""
+
+    ways: int = 100
+    resamples: int = 2000
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """What the results file calls it."""
+        return f"expected_{self.ways}_way"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One model's result, and a table (schema `IMAGES`) with a row for each picture behind each figure."""
+
+    result: Result
+    images: pa.Table
+
+
+def evaluate_model(
+    loaded: LoadedModel,
+    run: RunInfo,
+    tasks: Sequence[Task],
+    reference: str,
+    *,
+    protocol: Protocol | None = None,
+    batch: int = 256,
+) -> Evaluation:
+    """Zero-shot figures of one model on the reference task and on every other task as its shift.
+
+    The same model, tasks and protocol give the same bytes. InputError as for `evaluate_similarities`.
+    """
+    _check(tasks, reference)
+    scores = dict(zip([task.name for task in tasks], zero_shot(loaded, tasks, batch=batch), strict=True))
+    return evaluate_similarities(run, tasks, scores, reference, protocol=protocol)
+
+
+def evaluate_similarities(
+    run: RunInfo,
+    tasks: Sequence[Task],
+    scores: Mapping[str, Features],
+    reference: str,
+    *,
+    protocol: Protocol | None = None,
+) -> Evaluation:
+    """Figures from similarities [N, C] by task name, however they were made (one model, an ensemble, a tuned prompt).
+
+    InputError for an unknown reference, two tasks of one name, or fewer shared classes than the protocol's k.
+    """
+    _check(tasks, reference)
+    protocol = protocol or Protocol()
+    base = next(task for task in tasks if task.name == reference)
+    score = _Scorer(run, scores, protocol)
+    own = score(base, base.classnames, ALL_CLASSES)
+    sets = {base.name: _set_result(run, base, own, protocol, None)}
+    for task in tasks:
+        if task is not base:
+            names = shared_classes(base, task)
+            same = score(base, names, task.name)
+            sets[task.name] = _set_result(run, task, score(task, names, task.name), protocol, same)
+    result = Result(**_fields(run), eval=sets)
+    return Evaluation(result, pa.concat_tables(score.tables))
+
+
+class _Scorer:
+    """Scores a task among some of its classes and collects the rows of the pictures it used."""
+
+    def __init__(self, run: RunInfo, scores: Mapping[str, Features], protocol: Protocol) -> None:
+        self.run, self.scores, self.protocol = run, scores, protocol
+        self.tables: list[pa.Table] = []
+
+    def __call__(self, task: Task, names: Sequence[str], concepts: str) -> Figure:
+        if len(names) < self.protocol.ways:
+            raise InputError(
+                f"{task.name} is scored among {len(names)} classes ({concepts}), too few for {self.protocol.ways}-way"
+                " accuracy; choose a smaller number of ways"
+            )
+        part = subset(task, names)
+        scores = self.scores[task.name][np.ix_(part.pictures, part.classes)]
+        ranks = metrics.true_ranks(scores, part.labels)
+        values = metrics.expected_k_way(ranks, len(names), self.protocol.ways)
+        label = np.array(names, dtype=object)
+        columns = {
+            "run_id": [self.run.run_id] * len(values),
+            "task": [task.name] * len(values),
+            "concepts": [concepts] * len(values),
+            "key": [task.keys[i] for i in part.pictures.tolist()],
+            "concept": label[part.labels],
+            "predicted": label[scores.argmax(axis=1)],
+            "n_classes": [len(names)] * len(values),
+            "rank": ranks.higher.astype(np.int32),
+            "ties": ranks.ties.astype(np.int32),
+            "expected_accuracy": values,
+        }
+        self.tables.append(pa.table(columns, schema=IMAGES))
+        return _figure(values, ranks, part.labels, len(names), self.protocol)
+
+
+def _figure(
+    values: metrics.Floats, ranks: metrics.Ranks, labels: metrics.Ints, classes: int, protocol: Protocol
+) -> Figure:
+    interval = metrics.bootstrap_interval(values, protocol.seed, protocol.resamples)
+    chance = 1 / protocol.ways
+    return Figure(
+        n=len(values),
+        classes=classes,
+        value=float(values.mean()),
+        low=interval.low,
+        high=interval.high,
+        chance=chance,
+        at_floor=metrics.at_floor(interval, chance),
+        acc1=metrics.acc1(ranks),
+        acc5=metrics.acc5(ranks, classes),
+        mean_per_class_recall=metrics.mean_per_class_recall(ranks, labels),
+    )
+
+
+def _set_result(run: RunInfo, task: Task, figure: Figure, protocol: Protocol, reference: Figure | None) -> SetResult:
+    return SetResult(
+        **_fields(figure),
+        protocol=protocol.name,
+        template_hash=template_hash(task.templates),
+        family=task.family,
+        same_family=bool(task.family) and task.family in run.families,
+        reference=reference,
+    )
+
+
+def _fields(record: RunInfo | Figure) -> dict[str, Any]:
+    """A record's own fields, not copied deep, to build the wider record that extends it."""
+    return {name: getattr(record, name) for name in record.__dataclass_fields__}
+
+
+def _check(tasks: Sequence[Task], reference: str) -> None:
+    names = [task.name for task in tasks]
+    if reference not in names:
+        raise InputError(f"the reference set {reference!r} is not among the tasks {', '.join(names)}")
+    if len(set(names)) != len(names):
+        raise InputError(f"two tasks have the same name: {', '.join(names)}")

@@ -1,0 +1,76 @@
+"""Zero-shot classification: a set's class names become a linear head, and pictures are compared with it.
+
+The head is CLIP's: each prompt's embedding is L2-normalised, averaged over the templates and normalised again. The
+scale of 100 that CLIP puts on the cosine does not change a rank and is left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.tasks import Task
+from filters.errors import ModelError
+from trainer.embed import embed_images, embed_texts
+from trainer.model import LoadedModel
+
+Features = NDArray[np.float32]
+
+
+def class_embeddings(
+    loaded: LoadedModel, classnames: Sequence[str], templates: Sequence[str], *, batch: int = 256
+) -> Features:
+    """The head, float32 [C, E], L2-normalised; each template holds {c} where the name goes.
+
+    ModelError for a name whose prompts cancel out or give no numbers.
+    """
+    prompts = [template.replace("{c}", name) for name in classnames for template in templates]
+    each = embed_texts(loaded, prompts, batch=batch).astype(np.float64)
+    each /= np.linalg.norm(each, axis=1, keepdims=True)
+    mean = each.reshape(len(classnames), len(templates), -1).mean(axis=1)
+    length = np.linalg.norm(mean, axis=1, keepdims=True)
+    if bad := [name for name, norm in zip(classnames, length[:, 0], strict=True) if not norm > 1e-12]:
+        raise ModelError(f"the text tower gives no usable embedding for {bad[0]!r}; check the model's weights")
+    head: Features = (mean / length).astype(np.float32)
+    return head
+
+
+def heads(loaded: LoadedModel, tasks: Sequence[Task], *, batch: int = 256) -> list[Features]:
+    """The head of each task; a name that several tasks ask for with the same templates is embedded once."""
+    names: dict[tuple[str, ...], dict[str, int]] = {}
+    for task in tasks:
+        known = names.setdefault(tuple(task.templates), {})
+        for name in task.classnames:
+            known.setdefault(name, len(known))
+    made = {
+        templates: class_embeddings(loaded, list(known), templates, batch=batch) for templates, known in names.items()
+    }
+    return [
+        made[key][[names[key][name] for name in task.classnames]] for task in tasks for key in [tuple(task.templates)]
+    ]
+
+
+def similarities(images: Features, head: Features) -> Features:
+    """Cosine of each picture [N, E] with each class [C, E], float32 [N, C].
+
+    The sum runs in float64 and is rounded once, so that ranks do not depend on the number of threads and equal heads
+    give exactly equal scores.
+    """
+    product: Features = (images.astype(np.float64) @ head.astype(np.float64).T).astype(np.float32)
+    return product
+
+
+def zero_shot(loaded: LoadedModel, tasks: Sequence[Task], *, batch: int = 256) -> list[Features]:
+    """Similarities [N, C] of each task's pictures with its own classes; every picture goes through the model once."""
+    return [
+        similarities(embed_images(loaded, task.images, batch=batch), head)
+        for task, head in zip(tasks, heads(loaded, tasks, batch=batch), strict=True)
+    ]
+
+
+def template_hash(templates: Sequence[str]) -> str:
+    """Short name for a set of templates: the first 12 hex digits of the SHA-256 of its lines."""
+    return hashlib.sha256("\n".join(templates).encode()).hexdigest()[:12]

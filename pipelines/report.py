@@ -1,0 +1,198 @@
+"""Everything under a data root to one HTML page.
+
+headwater report --root data --reference imagenet
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
+
+from evaluation import report_data as page
+from evaluation.report import render_report
+from evaluation.results import Result, read_results
+from pipelines.config import JobConfig
+from pipelines.index import ledger
+from pipelines.job import Account, job_main, say
+from pipelines.store import catalog
+from pipelines.store.root import Root
+from pipelines.store.shards import read_images
+
+_BINS = 40
+
+
+class TaskLabel(BaseModel):
+    """How the report names an evaluation set."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    label: str
+    role: str
+    family: str = ""
+
+
+class ReportConfig(JobConfig):
+    """What the report shows beside what is in the catalog."""
+
+    title: str = Field("Headwater report", description="title of the page")
+    summary: str = Field("", description="one paragraph under the title")
+    reference: str | None = Field(None, description="the evaluation set that plays the part of ImageNet")
+    tasks: dict[str, TaskLabel] = Field({}, description="labels of the evaluation sets, in order")
+    pictures: int = Field(8, ge=0, description="sample pictures a source")
+    seed: int = Field(0, ge=0, description="seed of the choice of sample pictures")
+    checks: str | None = Field(None, description="JSON file of checks and curve to show (found against planted)")
+    credits: list[str] = Field([], description="lines of credit at the foot of the page")
+
+
+class Findings(BaseModel):
+    """What a checks file holds: found against planted, and the near-duplicate curve."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    checks: list[page.Check]
+    curve: page.Curve | None = None
+
+
+def run(config: ReportConfig) -> dict[str, Any]:
+    """Write `<root>/report/index.html` from the catalog, the results and the ledger."""
+    root, account = Root(config.root), Account("report")
+    data = collect(root, config)
+    path = render_report(data, root.local("report"))
+    account.extra["report"] = str(path)
+    say(f"report: {path}")
+    return account.summary()
+
+
+def plan(config: ReportConfig) -> dict[str, Any]:
+    """Which sections the report would have."""
+    data = collect(Root(config.root), config)
+    return {"models": [result.run_id for result in data.results], "checks": len(data.checks)}
+
+
+def collect(root: Root, config: ReportConfig) -> page.ReportData:
+    """All sections as plain data; a section whose stage has not run is left empty."""
+    results = all_results(root)
+    findings = Findings(checks=[])
+    if config.checks is not None:
+        findings = Findings.model_validate_json(Path(config.checks).read_text(encoding="utf-8"))
+    with catalog.connect(root) as con:
+        return page.ReportData(
+            title=config.title,
+            summary=config.summary,
+            account=_account(con),
+            checks=findings.checks,
+            near_duplicates=findings.curve,
+            tasks=_tasks(config, results),
+            results=results,
+            mixtures=_mixtures(root),
+            histograms=_histograms(con),
+            galleries=_galleries(con, root, config),
+            stages=_stages(root),
+            credits=config.credits,
+            facts=_facts(con),
+        )
+
+
+def all_results(root: Root) -> list[Result]:
+    """Every result under the root: mixtures first, then single sources."""
+    files = root.names("results", suffix=".jsonl")
+    found = [result for name in files for result in read_results(root.local("results", name))]
+    kinds = ["input_mix", "filtered", "single"]
+    return sorted(found, key=lambda r: (kinds.index(r.kind) if r.kind in kinds else len(kinds), r.run_id))
+
+
+def _account(con: duckdb.DuckDBPyConnection) -> page.Account:
+    """Every record by source, status and reason; records in are counted before the rows are grouped."""
+    rows = con.execute(
+        "SELECT source::VARCHAR, status::VARCHAR, reason::VARCHAR, count(*) FROM samples GROUP BY ALL ORDER BY ALL"
+    ).fetchall()
+    records = con.execute(
+        "SELECT source::VARCHAR, count(DISTINCT uid) FROM attempts GROUP BY 1 ORDER BY 1"
+    ).fetchall()
+    return page.Account(dict(records), [page.AccountLine(*row) for row in rows])
+
+
+def _tasks(config: ReportConfig, results: Sequence[Result]) -> list[page.TaskInfo]:
+    names = list(config.tasks) or sorted({name for result in results for name in result.eval})
+    if config.reference in names:
+        names = [config.reference, *(name for name in names if name != config.reference)]
+    plain = TaskLabel(label="", role="")
+    labels = {name: config.tasks.get(name, plain) for name in names}
+    return [page.TaskInfo(name, x.label or name, x.role or "shift", x.family) for name, x in labels.items()]
+
+
+def _mixtures(root: Root) -> list[page.Mixture]:
+    mixtures = []
+    for name in catalog.mixture_names(root):
+        lock = root.read_json("mixes", name, "mix.lock.json")
+        weights = {source["source"]: source["weight"] for source in lock["config"]["sources"]}
+        sources = [
+            page.MixtureSource(s["source"], weights[s["source"]], s["asked"], s["got"]) for s in lock["sources"]
+        ]
+        mixtures.append(page.Mixture(name, sources, [step for row in lock["attrition"] for step in _steps(row)]))
+    return mixtures
+
+
+def _steps(row: dict[str, Any]) -> list[page.Attrition]:
+    rules = [name for name in row if name not in ("source", "asked", "got")]
+    return [page.Attrition(row["source"], b, row[a], row[b]) for a, b in itertools.pairwise(rules)]
+
+
+def _histograms(con: duckdb.DuckDBPyConnection) -> list[page.Histogram]:
+    rows = con.execute(
+        "SELECT source::VARCHAR, list(clip_score) FROM samples WHERE clip_score IS NOT NULL GROUP BY 1 ORDER BY 1"
+    ).fetchall()
+    if not rows:
+        return []
+    everything = np.concatenate([scores for _, scores in rows])
+    edges = np.linspace(everything.min(), everything.max() + 1e-6, _BINS + 1)
+    return [page.Histogram(s, edges.tolist(), np.histogram(scores, edges)[0].tolist()) for s, scores in rows]
+
+
+def _galleries(con: duckdb.DuckDBPyConnection, root: Root, config: ReportConfig) -> list[page.Gallery]:
+    """Pictures of each source in hash order: nobody chose them."""
+    galleries = []
+    for (source,) in con.execute("SELECT DISTINCT source::VARCHAR FROM samples ORDER BY 1").fetchall():
+        rows = con.sql(
+            'SELECT source::VARCHAR AS source, shard, "offset", size, caption, clip_score FROM samples '
+            "WHERE source = ? AND status = 'success' ORDER BY sample_order(uid_lo, ?::UBIGINT), uid LIMIT ?",
+            params=[source, config.seed, config.pictures],
+        ).to_arrow_table()
+        galleries.append(page.Gallery(source, _pictures(root, rows)))
+    return galleries
+
+
+def _pictures(root: Root, rows: pa.Table) -> list[page.Picture]:
+    captions, scores = rows["caption"].to_pylist(), rows["clip_score"].to_pylist()
+    notes = ["" if score is None else f"score {score:.2f}" for score in scores]
+    return [page.Picture(*row) for row in zip(read_images(root, rows), captions, notes, strict=True)]
+
+
+def _stages(root: Root) -> list[page.StageTime]:
+    """Seconds by job, over the runs that did something."""
+    stages: dict[str, tuple[float, int]] = {}
+    for record in ledger(root):
+        seconds, rows = stages.get(record["job"], (0.0, 0))
+        stages[record["job"]] = (seconds + record["seconds"], rows + (record["rows_in"] or 0))
+    return [page.StageTime(job, seconds, rows) for job, (seconds, rows) in stages.items()]
+
+
+def _facts(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    return {"catalog snapshot": catalog.snapshot(con)}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `headwater report`."""
+    return job_main("report", ReportConfig, run, plan, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""Dump files: finding, naming, opening and cutting them into lines. Local paths or any fsspec URL."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import fsspec
+import pyarrow as pa
+
+from filters.errors import InputError
+
+BLOCK_BYTES = 1 << 22  # some 10,000 to 40,000 records: enough for vector work, small beside any machine's memory
+MAX_LINE_BYTES = 1 << 26
+CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+
+
+def find_files(folder: Path | str, patterns: Sequence[str]) -> list[str]:
+    """Files under `folder` that match one of the glob `patterns`, sorted; InputError when there are none."""
+    filesystem, root = fsspec.core.url_to_fs(str(folder))
+    found = {name for pattern in patterns for name in filesystem.glob(f"{root.rstrip('/')}/{pattern}")}
+    files = sorted(filesystem.unstrip_protocol(name).removeprefix("file://") for name in found)
+    if not files:
+        raise InputError(f"{folder}: no metadata files here; expected one of {', '.join(patterns)}")
+    return files
+
+
+def named_files(files: Sequence[Path | str]) -> list[tuple[str, str]]:
+    """(name, file) pairs sorted by file; the name is the path below the folder that all the files share."""
+    paths = sorted({str(file) for file in files})
+    if not paths:
+        raise InputError("no metadata files were given")
+    shared = posixpath.commonpath([posixpath.dirname(path) for path in paths])
+    return [(posixpath.relpath(path, shared or "."), path) for path in paths]
+
+
+@contextmanager
+def open_dump(file: str) -> Iterator[IO[bytes]]:
+    """A binary stream over `file`, decompressed when its name ends in .gz, .bz2 or .zst.
+
+    What goes wrong while the stream is open and used becomes an InputError that names the file.
+    """
+    codec = CODECS.get(posixpath.splitext(file)[1])
+    try:
+        with fsspec.open(file, "rb") as stream:
+            yield pa.CompressedInputStream(pa.PythonFile(stream, mode="r"), codec) if codec else stream
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{file}: cannot be read: {_first_line(error)}; check the file or fetch it again") from error
+
+
+def line_blocks(file: str) -> Iterator[bytes]:
+    """`file` as blocks of whole lines, about `BLOCK_BYTES` each, without a UTF-8 byte order mark.
+
+    Only the newline character ends a line: it is the only one that no field of a tab separated dump can hold.
+    """
+    with open_dump(file) as stream:
+        rest = stream.read(3)
+        rest = b"" if rest == b"\xef\xbb\xbf" else rest
+        while chunk := stream.read(BLOCK_BYTES):
+            cut = chunk.rfind(b"\n") + 1
+            if cut:
+                yield rest + chunk[:cut]
+                rest = chunk[cut:]
+            elif len(rest) > MAX_LINE_BYTES:
+                raise InputError(f"{file}: no line ends within {MAX_LINE_BYTES >> 20} MiB; is this a text file?")
+            else:
+                rest += chunk
+    if rest:
+        yield rest
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

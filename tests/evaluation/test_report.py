@@ -1,0 +1,257 @@
+"""The report renders from synthetic data, holds every table, and loads nothing from elsewhere."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evaluation import report_data
+from evaluation.report import account_table, count, render_report, seconds
+from evaluation.report_data import (
+    Account,
+    AccountLine,
+    Attrition,
+    Check,
+    Curve,
+    Gallery,
+    Histogram,
+    Mixture,
+    MixtureSource,
+    Picture,
+    ReportData,
+    StageTime,
+    TaskInfo,
+)
+from evaluation.report_plots import mark, scatter_png
+from evaluation.results import Figure, Result, SetResult
+from filters.errors import InputError
+from tests.evaluation.conftest import encode
+
+VOID = {"meta", "img", "br"}
+TASKS = [
+    TaskInfo("ref", "Reference", "reference", "emojione"),
+    TaskInfo("near", "Near", "near", "noto"),
+    TaskInfo("line", "Lines", "line drawings"),
+]
+
+
+def figure(value: float, n: int = 900) -> Figure:
+    half = 1.96 * float(np.sqrt(value * (1 - value) / n))
+    return Figure(
+        n=n,
+        classes=n,
+        value=value,
+        low=max(value - half, 0.0),
+        high=min(value + half, 1.0),
+        chance=0.01,
+        at_floor=value - half <= 0.01,
+        acc1=value / 4,
+        acc5=None,
+        mean_per_class_recall=value / 4,
+    )
+
+
+def on_set(value: float, reference: float | None, *, same_family: bool = False) -> SetResult:
+    plain = figure(value)
+    return SetResult(
+        **{name: getattr(plain, name) for name in Figure.__dataclass_fields__},
+        protocol="expected_100_way",
+        template_hash="0123456789ab",
+        family="",
+        same_family=same_family,
+        reference=None if reference is None else figure(reference),
+    )
+
+
+def result(run_id: str, value: float, *, same_family: bool = False) -> Result:
+    return Result(
+        run_id=run_id,
+        kind="single",
+        n_total=4321,
+        eval={
+            "ref": on_set(value, None),
+            "near": on_set(value * 0.8, value, same_family=same_family),
+            "line": on_set(0.011, value),
+        },
+    )
+
+
+def picture(side: int) -> bytes:
+    return encode(np.full((side, side, 3), (200, 80, 40), dtype=np.uint8))
+
+
+@pytest.fixture
+def data() -> ReportData:
+    return ReportData(
+        title="Sources & robustness",
+        summary="One plain paragraph.",
+        account=Account(
+            {"yfcc": 100, "wit": 50},
+            [
+                AccountLine("yfcc", "success", "ok", 90),
+                AccountLine("yfcc", "failed_to_download", "http_404", 10),
+                AccountLine("wit", "success", "ok", 50),
+            ],
+        ),
+        checks=[
+            Check("exact duplicates", 20, 20, 0, 0, 1.0, "all", True),
+            Check("near duplicates", 20, 15, 5, None, 0.75, "at least 90 %", False),
+        ],
+        tasks=TASKS,
+        results=[result("only yfcc", 0.3, same_family=True), result("only wit", 0.2)],
+        mixtures=[
+            Mixture(
+                "even mix",
+                [MixtureSource("yfcc", 0.5, 40, 40), MixtureSource("wit", 0.5, 40, 38)],
+                [Attrition("yfcc", "survivors", 90, 88), Attrition("yfcc", "top half", 88, 44)],
+            )
+        ],
+        histograms=[Histogram("yfcc", [0, 0.5, 1], [3, 4]), Histogram("wit", [0, 0.5, 1], [0, 0])],
+        near_duplicates=Curve([0, 1, 2], [0.1, 0.8, 0.95], [0, 0.001, 0.02], chosen=1),
+        galleries=[Gallery("yfcc pictures", [Picture(picture(400), "a <b>dog</b> & cat", "score 0.31")])],
+        stages=[StageTime("download", 75.2, 12345), StageTime("train", 4.0)],
+        credits=["Noto Emoji, Apache-2.0"],
+        facts={"seed": "0"},
+    )
+
+
+class Page(HTMLParser):
+    """Collects links, text by tag and tag balance of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.ids: set[str] = set()
+        self.text: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
+        self.ids |= {value or "" for name, value in attrs if name == "id"}
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text.append(data)
+
+
+def test_page_is_whole_and_self_contained(data: ReportData, tmp_path: Path) -> None:
+    path = render_report(data, tmp_path / "report")
+    raw = path.read_text(encoding="utf-8")
+    page = Page(raw)
+    assert path == tmp_path / "report" / "index.html" and [p.name for p in path.parent.iterdir()] == ["index.html"]
+    assert page.open == []
+    assert "script" not in page.tags and "link" not in page.tags
+    assert all(link.startswith(("data:image/", "#")) for link in page.links)
+    assert {link[1:] for link in page.links if link.startswith("#")} == page.ids
+    assert "http://" not in raw and "https://" not in raw and "url(" not in raw
+
+
+def test_every_table_is_there(data: ReportData, tmp_path: Path) -> None:
+    page = Page(render_report(data, tmp_path).read_text(encoding="utf-8"))
+    text = re.sub(r"[ \n]+", " ", " ".join(page.text))
+    assert page.tags.count("table") == 5
+    for expected in (
+        "Sources & robustness",
+        "One plain paragraph.",
+        "failed_to_download http_404 10 0 10",
+        "sum 100 50 150 rows in 100 50 150 rows in = sum equal equal equal",
+        "near duplicates 20 15 5 – 75.0 at least 90 % missed",
+        "only yfcc 4\u202f321 samples 30.0 27.0 to 33.0 900 pictures",
+        "24.0 † 21.2 to 26.8 900 pictures reference 30.0",
+        "even mix",
+        "Source weight at first survivors top half asked got yfcc 0.5 90 88 44 40 40 wit 0.5 – – – 40 38 sum 80 78",
+        "a <b>dog</b> & cat score 0.31",
+        "download 1 min 15 s 12\u202f345",
+        "Noto Emoji, Apache-2.0",
+        "among 100 classes",
+    ):
+        assert expected in text, expected
+    assert text.count("900 pictures") == 6
+
+
+def test_floor_and_family_marks(data: ReportData, tmp_path: Path) -> None:
+    raw = render_report(data, tmp_path).read_text(encoding="utf-8")
+    assert raw.count('<td class="floor">') == 2
+    assert raw.count('<span class="badge">at floor</span></td>') == 2
+    assert raw.count("<sup") == 1
+    strong = replace(data, results=[replace(r, eval={"ref": r.eval["ref"]}) for r in data.results])
+    raw = render_report(strong, tmp_path).read_text(encoding="utf-8")
+    assert "</span></td>" not in raw and "<sup" not in raw and 'id="shift"' not in raw
+
+
+def test_unbalanced_account_shows(data: ReportData, tmp_path: Path) -> None:
+    assert data.account is not None
+    wrong = replace(data, account=replace(data.account, rows_in={"yfcc": 101, "wit": 50}))
+    assert account_table(data.account).balanced == [True, True]
+    raw = render_report(wrong, tmp_path).read_text(encoding="utf-8")
+    assert raw.count("NOT equal") == 2
+    stray = replace(data.account, lines=[*data.account.lines, AccountLine("cc12m", "success", "ok", 1)])
+    with pytest.raises(InputError, match="'cc12m'"):
+        account_table(stray)
+
+
+def test_empty_report_renders(tmp_path: Path) -> None:
+    page = Page(render_report(ReportData(title="Nothing yet", summary="-"), tmp_path).read_text(encoding="utf-8"))
+    assert page.open == [] and "table" not in page.tags and "img" not in page.tags
+
+
+def test_same_data_same_bytes(data: ReportData, tmp_path: Path) -> None:
+    assert render_report(data, tmp_path / "a").read_bytes() == render_report(data, tmp_path / "b").read_bytes()
+
+
+def test_pictures_become_thumbnails(data: ReportData, tmp_path: Path) -> None:
+    """A large picture does not weigh on the page, and one that cannot be decoded is named."""
+    large = replace(data, galleries=[Gallery("x", [Picture(picture(2000), "big")])])
+    small = replace(data, galleries=[])
+    sizes = [render_report(d, tmp_path).stat().st_size for d in (large, small)]
+    assert sizes[0] - sizes[1] < 5000
+    with pytest.raises(InputError, match="sample picture 'broken'"):
+        render_report(replace(data, galleries=[Gallery("x", [Picture(b"no", "broken")])]), tmp_path)
+
+
+def test_json_round_trip(data: ReportData) -> None:
+    assert report_data.from_json(report_data.to_json(data)) == data
+    with pytest.raises(InputError, match="report data: summary"):
+        report_data.from_json('{"title": "x"}')
+
+
+def test_scatter_is_a_picture(data: ReportData) -> None:
+    png = scatter_png(data.results, TASKS[1:], TASKS[0])
+    with Image.open(io.BytesIO(png)) as image:
+        assert image.format == "PNG" and min(image.size) > 600
+    assert scatter_png(data.results, TASKS[1:2], TASKS[0])
+    with pytest.raises(InputError, match="at least one shift"):
+        scatter_png(data.results, [], TASKS[0])
+
+
+def test_scatter_bears_extremes() -> None:
+    """Figures of 0 and 1 have no probit; they are drawn half a picture inside."""
+    extreme = [result("zero", 0.0), result("one", 1.0)]
+    assert scatter_png(extreme, TASKS[1:], TASKS[0])
+
+
+def test_marks_differ() -> None:
+    """Up to 56 models can be told apart, the first eight by shape alone."""
+    assert len({mark(i) for i in range(56)}) == 56
+    assert len({mark(i).shape for i in range(8)}) == 8
+
+
+def test_numbers_as_text() -> None:
+    assert count(None) == "–" and count(1234567) == "1\u202f234\u202f567"
+    assert seconds(3.21) == "3.2 s" and seconds(125.4) == "2 min 5 s"

@@ -1,0 +1,67 @@
+"""Configuration: YAML, overrides and the one clear line for each mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from filters.errors import ConfigError
+from pipelines.build_mix import MixJobConfig
+from pipelines.config import load_config
+from pipelines.download import DownloadConfig
+from pipelines.mixture import MixConfig
+
+GOOD = "name: even\ntotal: 10\nsources: [{source: yfcc}, {source: laion, weight: 2}]\n"
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "x.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_yaml_and_overrides(tmp_path: Path) -> None:
+    config = load_config(MixConfig, write(tmp_path, GOOD), [("total", 4), ("sources.1.weight", 3)])
+    assert (config.total, config.sources[1].weight) == (4, 3)
+
+
+def test_nested_override_without_a_file() -> None:
+    assert load_config(DownloadConfig, None, [("fetch.deadline", 3)]).fetch.deadline == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("nmae: x\ntotal: 1\nsources: [{source: a}]\n", "unknown key 'nmae'; did you mean 'name'?"),
+        ("name: x\ntotal: 1\nsources: [{sorce: a}]\n", "unknown key 'sources.0.sorce'; did you mean 'source'?"),
+        ("name: x\ntotal: many\nsources: [{source: a}]\n", "field 'total'"),
+        ("name: x\ntotal: 0\nsources: [{source: a}]\n", "greater than or equal to 1, found 0"),
+        ("name: x\ntotal: 1\nsources: []\n", "field 'sources'"),
+        ("name: x\ntotal: 1\nsources: [{source: a}, {source: a}]\n", "source a is listed twice"),
+        ("name: ../x\ntotal: 1\nsources: [{source: a}]\n", "field 'name'"),
+        ("total: 1\nsources: [{source: a}]\n", "field 'name': field required"),
+        ("name: x\ntotal: 1\nwhere: 'true) OR (true'\nsources: [{source: a}]\n", "not one SQL condition"),
+        ("name: x\ntotal: 1\nwhere: 'true; DROP TABLE samples'\nsources: [{source: a}]\n", "not one SQL condition"),
+        ("name: x\ntotal: 1\nwhere: 'true -- '\nsources: [{source: a}]\n", "not one SQL condition"),
+        ("- a\n- b\n", "expected a mapping"),
+        ("name: [x\n", "not valid YAML at line"),
+    ],
+)
+def test_mistakes_are_one_clear_line(tmp_path: Path, text: str, says: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(MixConfig, path, [])
+    assert says in str(caught.value)
+    assert str(caught.value).startswith(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        load_config(MixConfig, str(tmp_path / "none.yaml"), [])
+
+
+def test_shipped_mixtures_are_valid() -> None:
+    for path in sorted((Path(__file__).parents[2] / "configs" / "mixes").glob("*.yaml")):
+        assert load_config(MixJobConfig, str(path), []).name == path.stem
