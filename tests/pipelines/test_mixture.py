@@ -1,0 +1,194 @@
+"""Mixtures: exact counts, hash order, nesting, repeats, shortages, rules, and the lock file."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from filters.errors import ConfigError, InputError
+from filters.sampling import salt, sample_order, sample_order_sql
+from pipelines.ingest import uid_of
+from pipelines.mixture import MixConfig, MixSource, attrition, build_mix, content_digest, shares, uid_pairs
+from pipelines.store.schema import MANIFEST
+
+SOURCES = ("yfcc", "laion", "wit")
+THERE = 100
+
+
+def catalog(order: int = 1) -> duckdb.DuckDBPyConnection:
+    """100 successes a source with scores 0 to 0.99, every tenth a duplicate, every twentieth in an evaluation set."""
+    rows = []
+    for source, i in itertools.product(SOURCES, range(THERE)):
+        uid = uid_of(source, str(i), "", [])
+        rows.append({
+            "uid": uid, "uid_lo": int(uid[16:], 16), "source": source, "shard": "00000", "offset": i, "size": 1,
+            "status": "success", "caption": f"{source} {i}", "clip_score": i / 100,
+            "duplicate_of": "x" if i % 10 == 0 else None, "eval_set": "e" if i % 20 == 1 else None,
+        })  # fmt: skip
+        rows.append({**rows[-1], "uid": uid[::-1], "status": "failed_to_download", "clip_score": None})
+    con = duckdb.connect()
+    con.execute(sample_order_sql())
+    con.register("given", pa.Table.from_pylist(rows[::order], _SAMPLES))
+    con.execute("CREATE TABLE samples AS FROM given")
+    return con
+
+
+_SAMPLES = pa.schema([
+    ("uid", pa.string()), ("uid_lo", pa.uint64()), ("source", pa.string()), ("shard", pa.string()),
+    ("offset", pa.int64()), ("size", pa.int64()), ("status", pa.string()), ("caption", pa.string()),
+    ("clip_score", pa.float32()), ("duplicate_of", pa.string()), ("eval_set", pa.string()),
+])  # fmt: skip
+LEFT = THERE - 10 - 5  # successes without duplicates and evaluation overlap
+
+
+def mix(total: int, *weights: float, **fields: object) -> MixConfig:
+    sources = [MixSource(source=s, weight=w) for s, w in zip(SOURCES, weights or (1, 1, 1), strict=False)]
+    return MixConfig.model_validate({"name": "m", "total": total, "sources": sources, **fields})
+
+
+def counts(manifest: pa.Table) -> dict[str, int]:
+    return dict(Counter(manifest["source"].to_pylist()))
+
+
+def test_golden_order_in_numpy_and_sql() -> None:
+    """The order may never change: a mixture is rebuilt from its seed."""
+    assert salt("mix", 7) == 14672823534071088304
+    numbers = np.array([0, 1, 2**63, 2**64 - 1], dtype=np.uint64)
+    golden = [15099622472908293767, 10527228803409254367, 4220426520356244508, 12214978288069465202]
+    assert sample_order(numbers, salt("mix", 7)).tolist() == golden
+    with duckdb.connect() as con:
+        con.execute(sample_order_sql())
+        query = f"SELECT sample_order(unnest(?::UBIGINT[]), {salt('mix', 7)}::UBIGINT)"
+        assert [row[0] for row in con.execute(query, [numbers.tolist()]).fetchall()] == golden
+
+
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(0.01, 100), min_size=1, max_size=3), st.integers(1, 10_000))
+def test_shares_meet_weights_within_one_sample(weights: list[float], total: int) -> None:
+    asked = shares(mix(total, *weights))
+    exact = np.array(weights) / sum(weights) * total
+    assert sum(asked) == total
+    assert np.abs(np.array(asked) - exact).max() < 1
+
+
+@hypothesis_settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32), st.integers(3, 3 * LEFT), st.integers(3, 3 * LEFT))
+def test_a_smaller_total_is_a_subset(seed: int, first: int, second: int) -> None:
+    con = catalog()
+    # Multiples of three: with equal weights each source's count then grows with the total.
+    small, large = (build_mix(con, mix(n - n % 3, seed=seed)) for n in sorted((first, second)))
+    assert set(small["uid"].to_pylist()) <= set(large["uid"].to_pylist())
+
+
+def test_counts_are_exact_and_rules_hold() -> None:
+    manifest = build_mix(catalog(), mix(120, 3, 2, 1))
+    assert counts(manifest) == {"yfcc": 60, "laion": 40, "wit": 20}
+    assert manifest.schema.equals(MANIFEST.arrow)
+    numbers = [int(caption.split()[1]) for caption in manifest["caption"].to_pylist()]
+    assert not [n for n in numbers if n % 10 == 0 or n % 20 == 1]
+    assert len(set(manifest["uid"].to_pylist())) == 120
+
+
+def test_exclusions_can_be_switched_off() -> None:
+    manifest = build_mix(catalog(), mix(300, exclude_duplicates=False, exclude_eval_overlap=False))
+    assert manifest.num_rows == 300
+
+
+def test_threads_and_insertion_order_change_nothing() -> None:
+    digests = set()
+    for threads, order in itertools.product((1, 2, 8), (1, -1)):
+        con = catalog(order)
+        con.execute(f"SET threads = {threads}")
+        digests.add(content_digest(build_mix(con, mix(200))))
+    assert len(digests) == 1
+
+
+def test_seeds_differ_and_no_source_stands_in_a_block() -> None:
+    con = catalog()
+    first, second = (build_mix(con, mix(90, seed=seed)) for seed in (0, 1))
+    assert first["uid"].to_pylist() != second["uid"].to_pylist()
+    assert len(set(first["source"].to_pylist()[:20])) == 3
+
+
+def test_shortage_names_every_source() -> None:
+    with pytest.raises(InputError) as caught:
+        build_mix(catalog(), mix(600, 2, 2, 0.2))
+    assert f"yfcc: 286 asked, {LEFT} there; laion: 286 asked, {LEFT} there" in str(caught.value)
+    assert "wit:" not in str(caught.value)
+
+
+def test_truncate_takes_what_is_there() -> None:
+    assert counts(build_mix(catalog(), mix(600, on_shortage="truncate"))) == dict.fromkeys(SOURCES, LEFT)
+
+
+def test_repeat_spreads_uses_evenly_and_stops_at_max_repeats() -> None:
+    sources = [MixSource(source="yfcc", max_repeats=3)]
+    config = mix(2 * LEFT + 10, sources=sources, on_shortage="repeat")
+    manifest = build_mix(catalog(), config)
+    uses = Counter(manifest["uid"].to_pylist())
+    assert Counter(uses.values()) == {3: 10, 2: LEFT - 10}
+    assert Counter(manifest["repeat"].to_pylist()) == {0: LEFT, 1: LEFT, 2: 10}
+    with pytest.raises(InputError, match="not enough samples"):
+        build_mix(catalog(), config.model_copy(update={"total": 3 * LEFT + 1}))
+
+
+def test_top_fraction_follows_datacomps_rule() -> None:
+    """The threshold is the score at int(n × f) from the top, and it stays: n × f + 1 rows without ties."""
+    sources = [MixSource(source="yfcc", top_fraction=0.3)]
+    manifest = build_mix(catalog(), mix(100, sources=sources, on_shortage="truncate"))
+    assert manifest.num_rows == int(LEFT * 0.3) + 1
+    kept = {int(caption.split()[1]) for caption in manifest["caption"].to_pylist()}
+    sound = [n for n in range(THERE) if n % 10 != 0 and n % 20 != 1]
+    assert kept == set(sound[-manifest.num_rows :])
+
+
+def test_attrition_counts_each_rule() -> None:
+    con = catalog()
+    config = mix(30, where="clip_score >= 0.5", sources=[MixSource(source="yfcc", where="clip_score < 0.9")])
+    (row,) = attrition(con, config, build_mix(con, config))
+    assert row == {
+        "source": "yfcc", "asked": 30, "records": 200, "success": 100, "has_caption": 100, "not_duplicate": 90,
+        "not_in_evaluation": LEFT, "where": 43, "source_where": 34, "got": 30,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [
+        ("clip_scor > 0.3", "clip_scor"),
+        ("clip_score >", "not one SQL condition"),
+        ("1; SELECT 2", "not one SQL condition"),
+        ("read_text('/etc/passwd') IS NOT NULL", "read_text"),
+        ("nosuchfunction(uid)", "nosuchfunction"),
+    ],
+)
+def test_conditions_that_are_none(where: str, says: str) -> None:
+    with pytest.raises((ConfigError, ValueError), match="(?s)" + says):
+        build_mix(catalog(), mix(30, where=where))
+
+
+def test_uid_pairs_are_datacomps() -> None:
+    uids = ["0" * 15 + "2" + "f" * 16, "0" * 15 + "1" + "0" * 15 + "7", "0" * 15 + "1" + "0" * 15 + "7"]
+    pairs = uid_pairs(uids)
+    assert pairs.dtype == np.dtype("u8,u8")
+    assert pairs.tolist() == [(1, 7), (1, 7), (2, 2**64 - 1)]
+
+
+def test_manifest_files_are_the_same_in_two_roots(tmp_path: Path) -> None:
+    from pipelines.store.root import Root
+
+    found = []
+    for name in ("a", "b"):
+        root = Root(str(tmp_path / name))
+        root.write_table(build_mix(catalog(), mix(60)), "mixes", "m", "manifest.parquet")
+        found.append(root.read_bytes("mixes", "m", "manifest.parquet"))
+    assert found[0] == found[1]
