@@ -1,0 +1,199 @@
+"""The whole chain on the demo's six sources, from raw dumps over HTTP to a report.
+
+headwater demo --root build/demo
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field
+
+from demo import web
+from demo.compare import compare, print_findings
+from demo.corpus import STYLES
+from demo.evalsets import LABELS, REFERENCE, write_eval_sets
+from demo.plan import make_plan
+from demo.web_record import SOURCES, STYLE_OF
+from pipelines import build_mix, dedupe, download, evaluate, index, ingest, report, score, train
+from pipelines.config import JobConfig, load_config
+from pipelines.fetch import FetchConfig
+from pipelines.job import job_main, run_recorded, say
+from pipelines.mixture import MixConfig, MixSource
+from pipelines.report import Findings, all_results
+from pipelines.store.root import Root
+from trainer.config import TrainConfig
+
+HERE = Path(__file__).parent
+CONFIGS = HERE.parent / "configs"
+FULL_ROWS = 6000
+Until = Literal["download", "score", "dedupe", "compare", "mix", "train", "evaluate", "report"]
+SUMMARY = (
+    "Six sources were downloaded over HTTP from a web that plants faults, scored, cleared of duplicates and mixed; a "
+    "small CLIP model was trained on each mixture and on each source alone, and tested on emoji styles it never saw. "
+    "An emoji style merely wears a source's format here: the figures say nothing about the real sources."
+)
+Config = TypeVar("Config", bound=JobConfig)
+
+
+class DemoConfig(JobConfig):
+    """How large a demo, from which seed."""
+
+    root: str = Field("build/demo", description="folder of the demo")
+    seed: int = Field(0, ge=0, description="seed of the demo's web, of the mixtures and of the models")
+    rows: int = Field(FULL_ROWS, ge=300, description="records in the six dumps together")
+    samples_per_shard: int = Field(125, ge=1, description="input rows a shard")
+    until: Until = Field(
+        "report", description="last stage to run: download, score, dedupe, compare, mix, train, evaluate or report"
+    )
+    samples_seen: int | None = Field(None, ge=1, description="training pairs a model; the recipe's if not given")
+
+
+def run(config: DemoConfig) -> dict[str, Any]:
+    """Run every stage that is not done yet, then say what was found and how the models did."""
+    root, began = Root(config.root), time.monotonic()
+    try:
+        for name, stage in STAGES.items():
+            stage(config)
+            if name == config.until:
+                break
+    finally:
+        web.stop(root.local())
+    summary: dict[str, Any] = {"job": "demo", "root": config.root, "rows_in": 0}
+    summary["seconds"] = round(time.monotonic() - began, 1)
+    if root.exists("comparison.json"):
+        findings, results = Findings.model_validate_json(root.read_bytes("comparison.json")), all_results(root)
+        print_findings(findings, results)
+        judged = [check for check in findings.checks if check.met is not None]
+        summary["checks_met"] = f"{sum(bool(check.met) for check in judged)} of {len(judged)}"
+        summary["missed"] = [check.check for check in judged if not check.met]
+        summary["reference_accuracy"] = {r.run_id: round(r.eval[REFERENCE].value, 4) for r in results}
+    if root.exists("report", "index.html"):
+        summary["report"] = str(root.local("report", "index.html"))
+        say(f"demo: open {summary['report']}")
+    return summary
+
+
+def plan(config: DemoConfig) -> dict[str, Any]:
+    """The stages that a demo run would go through."""
+    return {"root": config.root, "stages": list(STAGES)[: list(STAGES).index(config.until) + 1]}
+
+
+def _download(config: DemoConfig) -> None:
+    """Dumps to shards, over HTTP from the demo's own web; the web is started only if something is left to fetch."""
+    root = Root(config.root)
+    web.write_raw(root.local(), make_plan(config.seed, config.rows))
+    for source in SOURCES:
+        metadata = str(root.local("raw", source))
+        _job("ingest", ingest.IngestConfig(
+            root=config.root, source=source, metadata=metadata, seed=config.seed,
+            samples_per_shard=config.samples_per_shard,
+        ), ingest.run)  # fmt: skip
+    wanted = download.DownloadConfig(root=config.root, local=config.local)
+    if download.plan(wanted)["shards"]:
+        port = web.start(root.local(), config.seed, config.rows).port
+        fetch = FetchConfig(resolve={"*.test": f"127.0.0.1:{port}"})
+        wanted = wanted.model_copy(update={"fetch": fetch})
+    _job("download", wanted, download.run)
+
+
+def _score(config: DemoConfig) -> None:
+    scorer = score.ScoreConfig(root=config.root, local=config.local, model=str(HERE / "scorer"))
+    _job("score", scorer, score.run)
+
+
+def _dedupe(config: DemoConfig) -> None:
+    write_eval_sets(Root(config.root).local("eval"))
+    _job("dedupe", dedupe.DedupeConfig(root=config.root, tasks="eval", priority=list(SOURCES)), dedupe.run)
+
+
+def _compare(config: DemoConfig) -> None:
+    """What was found against what was planted, as far as the chain has come."""
+    _index(config)
+    root = Root(config.root)
+    findings = compare(root, all_results(root), REFERENCE)
+    root.write_bytes(findings.model_dump_json(indent=1).encode(), "comparison.json")
+
+
+def _mix(config: DemoConfig) -> None:
+    """The two mixtures of `configs/mixes/`, and each source alone."""
+    mixes = [
+        load_config(MixConfig, str(CONFIGS / name), [("seed", config.seed)])
+        for name in ("even.yaml", "filtered.yaml")
+    ]
+    alone = max(mix.total for mix in mixes) // len(SOURCES)
+    mixes += [
+        MixConfig(name=f"only-{source}", seed=config.seed, total=alone, sources=[MixSource(source=source)])
+        for source in SOURCES
+    ]
+    for mix in mixes:
+        # A smaller demo has smaller mixtures in proportion.
+        total = mix.total * config.rows // FULL_ROWS
+        settings = {**mix.model_dump(), "total": total, "root": config.root}
+        _job("mix", build_mix.MixJobConfig.model_validate(settings), build_mix.run)
+
+
+def _train(config: DemoConfig) -> None:
+    recipe = load_config(TrainConfig, str(CONFIGS / "train" / "toy.yaml"), [("seed", config.seed)])
+    changes: dict[str, Any] = {"model": str(HERE / "model")}
+    if config.samples_seen is not None:
+        changes["samples_seen"] = config.samples_seen
+    recipe = recipe.model_copy(update=changes)
+    _job("train", train.TrainJobConfig(root=config.root, local=config.local, train=recipe), train.run)
+
+
+def _evaluate(config: DemoConfig) -> None:
+    families = {source: STYLES[style].family for source, style in STYLE_OF.items()}
+    job = evaluate.EvaluateConfig(root=config.root, local=config.local, reference=REFERENCE, families=families)
+    _job("evaluate", job, evaluate.run)
+
+
+def _report(config: DemoConfig) -> None:
+    """Compare once more, with the figures of all models, and write the page."""
+    _compare(config)
+    root = Root(config.root)
+    _job("report", report.ReportConfig(
+        root=config.root, title="Headwater demo: six sources, eight models, five unseen styles", summary=SUMMARY,
+        reference=REFERENCE, checks=str(root.local("comparison.json")), seed=config.seed,
+        tasks={
+            style: report.TaskLabel(label=LABELS[style], role=STYLES[style].role, family=STYLES[style].family)
+            for style in LABELS
+        },
+        credits=[f"{style.name}: {style.attribution}" for style in STYLES.values()],
+    ), report.run)  # fmt: skip
+
+
+def _index(config: DemoConfig) -> None:
+    _job("index", index.IndexConfig(root=config.root), index.run)
+
+
+# In order; `--until` names the last one to run.
+STAGES: dict[str, Callable[[DemoConfig], None]] = {
+    "download": _download,
+    "score": _score,
+    "dedupe": _dedupe,
+    "compare": _compare,
+    "mix": _mix,
+    "train": _train,
+    "evaluate": _evaluate,
+    "report": _report,
+}
+
+
+def _job(name: str, config: Config, run: Callable[[Config], dict[str, Any]]) -> None:
+    """One stage, with its line in the ledger."""
+    say(f"── {name}")
+    run_recorded(name, config, lambda: run(config))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `headwater demo`."""
+    return job_main("demo", DemoConfig, run, plan, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
