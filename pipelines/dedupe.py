@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,7 +22,7 @@ from evaluation.tasks import Task, load_task
 from filters.duplicates import NearParams, Pictures, verdicts
 from filters.errors import InputError
 from filters.near import THUMB, thumbnail
-from filters.pixels import decode, phash, pixel_hash
+from filters.pixels import decode, phash, pixel_hash, resize_longest
 from pipelines.config import JobConfig
 from pipelines.job import Account, job_main, say
 from pipelines.store.fingerprint import KEY, fingerprint
@@ -35,6 +35,7 @@ _COLUMNS = [
 ]  # fmt: skip
 _MAX_PIXELS = 50_000_000
 _BLOCK = 256
+_STORED = 256  # evaluation pictures are shrunk as stored ones are by default, so that both lose the same detail
 
 Thumbnails = npt.NDArray[np.uint8]
 
@@ -68,7 +69,7 @@ def run(config: DedupeConfig) -> dict[str, Any]:
     parts = [load_successes(root, shard, _COLUMNS) for shard in shards]
     table = pa.concat_tables(parts)
     say(f"dedupe: {table.num_rows} pictures; making thumbnails")
-    pictures = Pictures(table, _lookup(_stored_thumbnails(root, table, config.threads)))
+    pictures = Pictures(table, _stored_thumbnails(root, table, config.threads).__getitem__)
     result = verdicts(
         pictures, priority=config.priority, evaluation=_evaluation(root, config), params=_params(config)
     )
@@ -106,7 +107,7 @@ def _evaluation(root: Root, config: DedupeConfig) -> Pictures | None:
     table = pa.Table.from_pylist(
         [{**item, **fact} for item, (fact, _) in zip(items, facts, strict=True)], _EVALUATION
     )
-    return Pictures(table, _lookup(np.stack([thumb for _, thumb in facts])))
+    return Pictures(table, np.stack([thumb for _, thumb in facts]).__getitem__)
 
 
 _EVALUATION = pa.schema([
@@ -131,7 +132,7 @@ def _facts(data: bytes) -> tuple[dict[str, Any], Thumbnails]:
         "original_width": rgb.shape[1],
         "original_height": rgb.shape[0],
     }
-    return facts, thumbnail(rgb)
+    return facts, thumbnail(resize_longest(rgb, _STORED))
 
 
 def _stored_thumbnails(root: Root, table: pa.Table, threads: int) -> Thumbnails:
@@ -146,10 +147,6 @@ def _stored_thumbnails(root: Root, table: pa.Table, threads: int) -> Thumbnails:
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(fill, range(0, table.num_rows, _BLOCK)))
     return out
-
-
-def _lookup(thumbs: Thumbnails) -> Callable[[npt.NDArray[np.int64]], Thumbnails]:
-    return lambda rows: thumbs[rows]
 
 
 def _params(config: DedupeConfig) -> NearParams:

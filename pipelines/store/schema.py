@@ -215,7 +215,7 @@ VERDICTS = Schema(
         ("uid", pa.string(), "identity of the sample"),
         ("kind", pa.string(), "exact_bytes, exact_pixels or near; null for a survivor"),
         ("duplicate_of", pa.string(), "uid of the survivor of the group, null for a survivor"),
-        ("distance", pa.float32(), "verified picture distance to the nearest member, 0 for exact ones"),
+        ("distance", pa.float32(), "verified picture distance to the survivor, 0 to 1; 0 for exact kinds"),
         ("group", pa.string(), "uid that names the group, null when alone"),
         ("eval_set", pa.string(), "evaluation set that holds the same picture, null when none does"),
         ("eval_kind", pa.string(), "exact_bytes, exact_pixels or near, as for kind"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -30,21 +31,21 @@ def prepare(folder: Path, rows: int = ROWS, per_shard: int = 5) -> Root:
     return Root(str(root))
 
 
-def settings(root: Root, server: object, **fetch: object) -> download.DownloadConfig:
-    fast = {"backoff": 0.01, "deadline": 2.0, **fetch}
+def settings(root: Root, server: Any, **fetch: Any) -> download.DownloadConfig:
+    fast: dict[str, Any] = {"backoff": 0.01, "deadline": 2.0, **fetch}
     return download.DownloadConfig(
         root=root.url, local=True, encode_format="png", fetch=FetchConfig(resolve=server.resolve, **fast)
     )
 
 
-def rows_of(root: Root) -> dict[int, dict[str, object]]:
+def rows_of(root: Root) -> dict[int, dict[str, Any]]:
     """The shard rows by the number in their URL."""
     tables = [root.read_table("shards", s.source, f"{s.number}.parquet") for s in root.shards("shards")]
     rows = [row for table in tables for row in table.to_pylist()]
     return {int(str(row["url"]).rsplit("/", 1)[1].split(".")[0]): row for row in rows}
 
 
-FAULTS = {
+FAULTS: dict[str, list[tuple[int, dict[str, str], bytes]]] = {
     "/0.png": [(404, {}, b"")],
     "/1.png": [(410, {}, b"")],
     "/2.png": [(503, {}, b""), (200, {}, picture(2))],

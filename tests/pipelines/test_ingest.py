@@ -22,9 +22,10 @@ def raw(**changes: object) -> dict[str, object]:
     return {**row, **changes}
 
 
-def ingest(source: str, *rows: dict[str, object]) -> list[dict[str, object]]:
-    table = pa.Table.from_pylist(list(rows), RAW.arrow)
-    return canonical(table, SOURCES[source], SOURCES[source].default_recipe).to_pylist()
+def ingest(source: str, *records: dict[str, object]) -> list[dict[str, object]]:
+    table = pa.Table.from_pylist(list(records), RAW.arrow)
+    rows: list[dict[str, object]] = canonical(table, SOURCES[source], SOURCES[source].default_recipe).to_pylist()
+    return rows
 
 
 def test_uid_golden_values() -> None:

@@ -1,0 +1,181 @@
+"""Pictures as bytes and as pixels: strict decoding, resizing, encoding and two hashes.
+
+Every function is pure. Decoding is strict because a half-read picture must become a row with a reason, never a
+sample with a grey lower half.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Literal
+
+import imagehash
+import numpy as np
+import numpy.typing as npt
+import xxhash
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from filters.errors import HeadwaterError
+
+RGB = npt.NDArray[np.uint8]
+Reason = Literal["decode", "too_many_pixels"]
+
+Image.init()
+# Pillow without an AVIF library has no such entry and would fail on the name.
+_FORMATS = tuple(f for f in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF") if f in Image.OPEN)
+# What Pillow's parsers are known to raise on hostile or cut bytes.
+_BROKEN = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    UserWarning,  # for programs that turn warnings into errors: Pillow warns of some damage
+)
+_ORIENTATION = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_EXIF_VALUE_LENGTH = 200
+
+
+class DecodeError(HeadwaterError):
+    """Bytes that do not become a picture; `reason` is the schema's word for why."""
+
+    def __init__(self, reason: Reason, text: str) -> None:
+        super().__init__(" ".join(text.split())[:200])
+        self.reason: Reason = reason
+
+    def __reduce__(self) -> tuple[type[DecodeError], tuple[Reason, str]]:
+        return DecodeError, (self.reason, str(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded picture: `rgb` uint8 [H, W, 3], its type by its own bytes, and its EXIF tags as a JSON object."""
+
+    rgb: RGB
+    mime: str
+    exif_json: str
+
+
+def decode(data: bytes, *, max_pixels: int) -> Picture:
+    """Decode a whole picture of at most `max_pixels` pixels (width × height by its header).
+
+    The first frame of an animation is taken, EXIF orientation applied, alpha laid on white, 16 bits rounded to 8.
+    Colour profiles are not applied. Raises DecodeError with reason `decode` (no known picture format, cut or
+    damaged bytes) or `too_many_pixels` (decided before any pixel is decoded).
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                text = f"the header names {image.width} x {image.height} pixels; at most {max_pixels} are allowed"
+                raise DecodeError("too_many_pixels", text)
+            image.load()
+            tags = _exif(image)
+            rgb = _on_white(image, tags)
+            mime = "image/jpeg" if image.format == "MPO" else Image.MIME[str(image.format)]
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DecodeError("too_many_pixels", str(error)) from error
+    except _BROKEN as error:
+        raise DecodeError("decode", _describe(error, data)) from error
+    named = {ExifTags.TAGS.get(tag, str(tag)): str(value)[:_EXIF_VALUE_LENGTH] for tag, value in tags.items()}
+    return Picture(rgb, mime, json.dumps(named, sort_keys=True))
+
+
+def _describe(error: BaseException, data: bytes) -> str:
+    if not data:
+        return "the body is empty"
+    if isinstance(error, UnidentifiedImageError):
+        return f"not a picture of a known format ({', '.join(_FORMATS)}); it starts with {data[:12]!r}"
+    return f"{type(error).__name__}: {error}"
+
+
+def _exif(image: Image.Image) -> dict[int, object]:
+    """The picture's EXIF tags; none where they cannot be read, because pixels with damaged tags are still good."""
+    try:
+        exif = image.getexif()
+        tags = {**exif, **exif.get_ifd(ExifTags.IFD.Exif)}
+    except _BROKEN:
+        return {}
+    return {tag: value for tag, value in tags.items() if not isinstance(value, bytes | dict)}
+
+
+def _on_white(image: Image.Image, tags: dict[int, object]) -> RGB:
+    """Pixels of any Pillow mode as RGB uint8 [H, W, 3], upright, alpha on white; ValueError for float pixels."""
+    orientation = tags.get(ExifTags.Base.Orientation)
+    if isinstance(orientation, int) and orientation in _ORIENTATION:
+        image = image.transpose(_ORIENTATION[orientation])
+    if image.mode == "F":
+        raise ValueError("float pixels have no agreed range")
+    if image.mode.startswith("I"):
+        # Integers of 16 bits and more hold 0..65535; 257 maps that range onto 0..255.
+        grey = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
+        eight = ((grey + 128) // 257).astype(np.uint8)
+        return np.repeat(eight[:, :, None], 3, axis=2)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, rgba)
+    return np.asarray(image.convert("RGB"), dtype=np.uint8).copy()
+
+
+def resize_longest(rgb: RGB, longest: int) -> RGB:
+    """`rgb` uint8 [H, W, 3] with its longer side at most `longest` pixels; the same pixels if it already is."""
+    height, width = rgb.shape[:2]
+    if max(height, width) <= longest:
+        return rgb
+    scale = longest / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    # Pillow widens the bicubic kernel by the scale, so that shrinking does not alias.
+    return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC), dtype=np.uint8)
+
+
+def encode(rgb: RGB, format: Literal["jpg", "webp", "png"], quality: int = 95) -> bytes:
+    """Bytes of `rgb` uint8 [H, W, 3]; the same bytes each time under the same library versions.
+
+    `quality` is 1 to 100; WebP at 100 is lossless, PNG always is. No metadata is written.
+    """
+    image, out = Image.fromarray(rgb), io.BytesIO()
+    if format == "jpg":
+        image.save(out, "JPEG", quality=quality)
+    elif format == "webp":
+        image.save(out, "WEBP", quality=quality, lossless=quality == 100, method=4)
+    else:
+        image.save(out, "PNG", compress_level=6)
+    return out.getvalue()
+
+
+def phash(rgb: RGB) -> int:
+    """64-bit DCT perceptual hash of `rgb` uint8 [H, W, 3], as an unsigned integer.
+
+    The signs about the median of the 8 × 8 lowest DCT coefficients of the grey picture at 32 × 32 (imagehash.phash;
+    Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010). Transparent pictures must
+    have been laid on white, as `decode` does: the hash of the colours under the transparency says nothing.
+    """
+    grey = ImageOps.grayscale(Image.fromarray(rgb))
+    return int.from_bytes(np.packbits(imagehash.phash(grey, hash_size=8).hash).tobytes(), "big")
+
+
+def pixel_hash(rgb: RGB) -> str:
+    """128-bit XXH3 hash of shape and pixels of `rgb` uint8 [H, W, 3], as 32 hex digits."""
+    digest = xxhash.xxh3_128(struct.pack("<3q", *rgb.shape))
+    digest.update(rgb.tobytes())
+    return digest.hexdigest()
