@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,13 +44,10 @@ def run(config: IndexConfig) -> dict[str, Any]:
     if not config.rebuild and catalog.is_current(root, marks):
         say("index: the catalog is up to date")
         return {**account.summary(), "up_to_date": True}
-    catalog.build(root, scores, verdicts, marks, runs)
-    with catalog.connect(root) as con:
-        rows = con.execute("SELECT status, count(*) FROM samples GROUP BY status").fetchall()
-        (records,) = con.execute("SELECT count(DISTINCT uid) FROM attempts").fetchone() or (0,)
-    account.add(records, Counter(dict(rows)))
+    records, statuses = catalog.build(root, scores, verdicts, marks, runs)
+    account.add(records, statuses)
     account.check(config.max_failed_fraction)
-    say(f"index: {records} samples, {dict(rows)}")
+    say(f"index: {records} samples, {statuses}")
     return account.summary()
 
 

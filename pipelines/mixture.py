@@ -7,6 +7,7 @@ larger one, because each source is cut from the front of one fixed order.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -112,7 +113,7 @@ def build_mix(con: duckdb.DuckDBPyConnection, mix: MixConfig) -> pa.Table:
 
 def attrition(con: duckdb.DuckDBPyConnection, mix: MixConfig, manifest: pa.Table) -> list[dict[str, Any]]:
     """For each source, how many samples are left after each rule, in the order in which the rules apply."""
-    taken = dict(con.sql("SELECT source::VARCHAR, count(*) FROM manifest GROUP BY 1").fetchall())
+    taken = Counter(manifest["source"].to_pylist())
     rows = []
     for source, asked in zip(mix.sources, shares(mix), strict=True):
         conditions = _conditions(mix, source)
@@ -123,7 +124,7 @@ def attrition(con: duckdb.DuckDBPyConnection, mix: MixConfig, manifest: pa.Table
             counts[label] = _count(con, source, text)
         if source.top_fraction is not None:
             counts["top_fraction"] = _candidates(con, mix, source).num_rows
-        rows.append({**counts, "got": taken.get(source.source, 0)})
+        rows.append({**counts, "got": taken[source.source]})
     return rows
 
 

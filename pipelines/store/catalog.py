@@ -27,6 +27,11 @@ _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
 }
+# For readers, whose SQL may come from anywhere: no files, no network, and no way to change that.
+_CLOSED: dict[str, str | bool | int | float | list[str]] = {
+    "enable_external_access": "false",
+    "lock_configuration": "true",
+}
 
 _RUNS = pa.schema([
     ("id", pa.string()), ("job", pa.string()), ("started", pa.string()), ("status", pa.string()),
@@ -43,25 +48,21 @@ def connect(root: Root) -> duckdb.DuckDBPyConnection:
     path = root.local(FILE)
     if not path.exists():
         raise InputError(f"{path}: no catalog; run `headwater index --root {root.url}` first")
-    connection = duckdb.connect(str(path), read_only=True, config=_SETTINGS)
-    connection.execute("SET enable_external_access = false")
-    connection.execute("SET lock_configuration = true")
-    return connection
+    return duckdb.connect(str(path), read_only=True, config={**_SETTINGS, **_CLOSED})
 
 
 def snapshot(con: duckdb.DuckDBPyConnection) -> str:
     """Digest of what the sample tables were built from."""
-    row = con.execute("SELECT value FROM catalog_info WHERE name = 'samples'").fetchone()
-    return str(row[0]) if row else ""
+    rows = con.execute("SELECT value FROM catalog_info WHERE name = 'samples'").fetchall()
+    return str(rows[0][0]) if rows else ""
 
 
 def is_current(root: Root, marks: dict[str, str]) -> bool:
     """Whether the published catalog was built from exactly these inputs."""
-    path = root.local(FILE)
-    if not path.exists():
+    if not root.exists(FILE):
         return False
     try:
-        with duckdb.connect(str(path), read_only=True, config=_SETTINGS) as con:
+        with connect(root) as con:
             found = dict(con.execute("SELECT name, value FROM catalog_info").fetchall())
     except duckdb.Error:
         return False
@@ -70,8 +71,8 @@ def is_current(root: Root, marks: dict[str, str]) -> bool:
 
 def build(
     root: Root, scores: str | None, verdicts: str | None, marks: dict[str, str], runs: list[dict[str, Any]]
-) -> None:
-    """Write a new catalog from all published files and swap it in."""
+) -> tuple[int, dict[str, int]]:
+    """Write a new catalog from all published files and swap it in; its distinct uids, and samples by status."""
     path = root.local(FILE)
     temporary = path.with_name(f".{FILE}.tmp")
     temporary.unlink(missing_ok=True)
@@ -83,7 +84,10 @@ def build(
             con.execute("CREATE TABLE catalog_info (name VARCHAR, value VARCHAR)")
             con.executemany("INSERT INTO catalog_info VALUES (?, ?)", sorted(marks.items()))
             _comment(con)
+            [(records,)] = con.execute("SELECT count(DISTINCT uid) FROM attempts").fetchall()
+            statuses = con.execute("SELECT status::VARCHAR, count(*) FROM samples GROUP BY status").fetchall()
         temporary.replace(path)
+        return records, dict(statuses)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,9 +1,8 @@
-"""A tiny untrained open_clip model, and picture sets made on the spot."""
+"""A loaded model, and picture sets made on the spot."""
 
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,16 +11,8 @@ import pytest
 from PIL import Image
 
 from evaluation.tasks import Task
-from trainer.model import LoadedModel, load_model, new_model, save_model
+from trainer.model import LoadedModel, load_model
 
-CONFIG = {
-    "model_cfg": {
-        "embed_dim": 32,
-        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
-        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-    },
-    "preprocess_cfg": {"size": 32, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
-}
 MakeTask = Callable[..., Task]
 
 
@@ -33,12 +24,9 @@ def encode(pixels: np.ndarray, kind: str = "PNG") -> bytes:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    """A model of one block a tower with seeded random weights, loaded as any local folder is."""
-    folder: Path = tmp_path_factory.mktemp("tiny")
-    (folder / "open_clip_config.json").write_text(json.dumps(CONFIG))
-    save_model(new_model(folder, seed=0), CONFIG, folder)
-    return load_model(str(folder))
+def tiny(tiny_model: Path) -> LoadedModel:
+    """The tiny model, loaded as any local folder is."""
+    return load_model(str(tiny_model))
 
 
 @pytest.fixture

@@ -1,0 +1,195 @@
+"""From shards to SQL: scores, verdicts, catalog, mixture, history of a sample, difference of mixtures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pytest
+
+from evaluation.tasks import Task, write_task
+from filters.errors import ConfigError, InputError
+from pipelines import build_mix, dedupe, download, index, ingest, score
+from pipelines.cli import main
+from pipelines.fetch import FetchConfig
+from pipelines.store.catalog import connect
+from pipelines.store.root import Root
+from pipelines.store.schema import SHARD, VERDICTS, features
+from tests.pipelines.chain import cc12m_dump, picture, picture_server
+
+ROWS = 20
+COPY, LEAK, GONE = 3, 5, 7
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Root]:
+    """Twenty rows: number 3 copies number 4, number 5 is an evaluation picture, number 7 is gone."""
+    folder = tmp_path_factory.mktemp("catalog")
+    root = Root(str(folder / "root"))
+    dump = cc12m_dump(folder, ROWS)
+    ingest.run(ingest.IngestConfig(root=root.url, source="cc12m", metadata=str(dump), samples_per_shard=8))
+    faults: dict[str, list[tuple[int, dict[str, str], bytes]]] = {
+        f"/{COPY}.png": [(200, {}, picture(COPY + 1))],
+        f"/{GONE}.png": [(404, {}, b"")],
+    }
+    with picture_server(faults) as server:
+        fetch = FetchConfig(resolve=server.resolve)
+        download.run(download.DownloadConfig(root=root.url, local=True, fetch=fetch))
+    shown = [picture(number) for number in (LEAK, 100, 101, 102)]
+    names = ["leaked", "one", "two", "three"]
+    write_task(root.local("eval", "unseen"), Task("unseen", shown, np.arange(4), names, ["{c}"], names))
+    score.run(score.ScoreConfig(root=root.url, local=True, model=str(tiny_model)))
+    dedupe.run(dedupe.DedupeConfig(root=root.url, tasks="eval"))
+    index.run(index.IndexConfig(root=root.url))
+    for name, total in (("small", 5), ("large", 10)):
+        build_mix.run(mixture(root, name=name, total=total))
+    index.run(index.IndexConfig(root=root.url))
+    yield root
+
+
+def mixture(root: Root, **fields: Any) -> build_mix.MixJobConfig:
+    return build_mix.MixJobConfig.model_validate({"root": root.url, "sources": [{"source": "cc12m"}], **fields})
+
+
+def sample(root: Root, number: int) -> dict[str, Any]:
+    with connect(root) as con:
+        rows = con.sql("SELECT * FROM samples WHERE url LIKE ?", params=[f"%/{number}.png"]).to_arrow_table()
+    (row,) = rows.to_pylist()
+    return dict(row)
+
+
+def test_every_column_has_its_meaning(root: Root) -> None:
+    with connect(root) as con:
+        rows = con.execute(
+            "SELECT column_name, comment FROM duckdb_columns() WHERE table_name = 'samples'"
+        ).fetchall()
+    meanings = {c.name: c.meaning for c in (*SHARD.columns, *features(1).columns, *VERDICTS.columns)}
+    assert dict(rows) == {name: meanings[name] for name, _ in rows}
+
+
+def test_samples_join_scores_and_verdicts(root: Root) -> None:
+    copy, original = sample(root, COPY), sample(root, COPY + 1)
+    assert {copy["duplicate_of"], original["duplicate_of"]} == {None, min(copy["uid"], original["uid"])}
+    assert (sample(root, LEAK)["eval_set"], sample(root, LEAK)["eval_kind"]) == ("unseen", "exact_bytes")
+    gone = sample(root, GONE)
+    assert (gone["status"], gone["reason"], gone["clip_score"]) == ("failed_to_download", "http_404", None)
+    assert -1 <= sample(root, 0)["clip_score"] <= 1
+
+
+def test_embeddings_are_unit_length_and_give_the_score(root: Root) -> None:
+    (name,) = root.names("features")
+    table = root.read_table("features", name, "cc12m", "00000.parquet")
+    image, text = (np.array(table[c].to_pylist(), np.float32) for c in ("image_embedding", "text_embedding"))
+    assert np.allclose(np.linalg.norm(image, axis=1), 1, atol=2e-3)
+    # Embeddings are stored in half precision, the score is not: rounding leaves about three digits.
+    assert np.allclose((image * text).sum(axis=1), table["clip_score"].to_numpy(), atol=2e-3)
+
+
+def test_sources_shards_runs_and_mixtures_answer(root: Root) -> None:
+    with connect(root) as con:
+        assert con.execute("SELECT records, successes, duplicates, eval_overlaps FROM sources").fetchall() == [
+            (ROWS, ROWS - 1, 1, 1)
+        ]
+        assert con.execute("SELECT count(*), sum(records) FROM shards").fetchone() == (3, ROWS)
+        assert con.execute("SELECT mixture, samples FROM mixtures").fetchall() == [("large", 10), ("small", 5)]
+
+
+def test_the_catalog_is_built_again_only_when_something_changed(root: Root) -> None:
+    assert index.run(index.IndexConfig(root=root.url))["up_to_date"]
+    path = root.local("catalog.duckdb")
+    before = path.stat().st_mtime_ns
+    assert index.run(index.IndexConfig(root=root.url, rebuild=True))["rows_in"] == ROWS
+    assert path.stat().st_mtime_ns > before
+
+
+def test_a_reader_keeps_its_catalog_while_a_new_one_is_published(root: Root) -> None:
+    with connect(root) as con:
+        index.run(index.IndexConfig(root=root.url, rebuild=True))
+        assert con.execute("SELECT count(*) FROM samples").fetchone() == (ROWS,)
+
+
+def test_the_catalog_is_read_only_and_closed(root: Root) -> None:
+    with connect(root) as con:
+        for statement in (
+            "DELETE FROM samples",
+            "FROM read_text('/etc/hostname')",
+            "SET enable_external_access = true",
+        ):
+            with pytest.raises(duckdb.Error):
+                con.execute(statement)
+
+
+def test_explain_tells_the_history(root: Root, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "--root", root.url, sample(root, GONE)["uid"]]) == 0
+    history = json.loads(capsys.readouterr().out)
+    assert history["sample"]["reason"] == "http_404"
+    assert history["mixtures"] == dict.fromkeys(("large", "small"), "out: failed_to_download (http_404)")
+    assert main(["explain", "--root", root.url, sample(root, LEAK)["uid"]]) == 0
+    assert "unseen holds the same picture" in json.loads(capsys.readouterr().out)["mixtures"]["small"]
+
+
+def test_mix_diff_counts_what_entered(root: Root, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["mix-diff", "--root", root.url, "small", "large", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"source": "cc12m", "left_out": 0, "entered": 5, "in_both": 5}
+    assert main(["mix-diff", "--root", root.url, "small", "huge"]) == 2
+    assert "'huge' is not in the catalog" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("SELECT clipscore FROM samples", "Nearest columns: clip_score"),
+        ("SELEC 1", "syntax error"),
+        ("SELECT 1; SELECT 2", "one statement"),
+        ("DROP TABLE samples", "read-only"),
+        ("FROM read_text('/etc/hostname')", "disabled"),
+    ],
+)
+def test_wrong_sql_is_one_line(root: Root, query: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sql", "--root", root.url, query]) == 2
+    printed = capsys.readouterr().err.strip()
+    assert says in printed
+    assert "\n" not in printed
+
+
+def test_sql_prints_csv_json_and_a_table(root: Root, capsys: pytest.CaptureFixture[str]) -> None:
+    query = "SELECT status, count(*) AS n FROM samples GROUP BY ALL ORDER BY n"
+    for form, text in (("json", '{"status": "success", "n": 19}'), ("csv", '"success",19'), ("table", "success")):
+        assert main(["sql", "--root", root.url, query, "--format", form]) == 0
+        assert text in capsys.readouterr().out
+
+
+def test_lock_file_records_what_was_asked_and_got(root: Root) -> None:
+    lock = root.read_json("mixes", "small", "mix.lock.json")
+    assert (lock["asked"], lock["samples"]) == (5, 5)
+    assert lock["attrition"][0]["not_in_evaluation"] == ROWS - 3
+    assert build_mix.run(mixture(root, name="small", total=5))["up_to_date"]
+    pairs = np.load(root.local("mixes", "small", "uids.npy"))
+    assert (pairs.dtype, len(pairs)) == (np.dtype("u8,u8"), 5)
+
+
+def test_a_dry_run_of_a_mixture_says_what_each_source_gives(root: Root) -> None:
+    planned = build_mix.plan(mixture(root, name="tried", total=4))
+    assert planned["samples"] == 4
+    assert not root.exists("mixes", "tried")
+
+
+def test_too_few_samples_are_an_error_with_numbers(root: Root) -> None:
+    with pytest.raises(InputError, match=f"cc12m: 100 asked, {ROWS - 3} there"):
+        build_mix.run(mixture(root, name="much", total=100))
+
+
+def test_two_models_must_be_told_apart(root: Root, tmp_path: Path) -> None:
+    other = root.local("features", "0123456789ab")
+    other.mkdir()
+    try:
+        with pytest.raises(ConfigError, match="several fingerprints"):
+            index.run(index.IndexConfig(root=root.url))
+        with pytest.raises(ConfigError, match="'none' is not under"):
+            index.run(index.IndexConfig(root=root.url, features="none"))
+    finally:
+        other.rmdir()
