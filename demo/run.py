@@ -63,7 +63,7 @@ def run(config: DemoConfig) -> dict[str, Any]:
                 break
     finally:
         web.stop(root.local())
-    summary: dict[str, Any] = {"job": "demo", "root": config.root, "rows_in": 0}
+    summary: dict[str, Any] = {"job": "demo", "root": config.root}
     summary["seconds"] = round(time.monotonic() - began, 1)
     if root.exists("comparison.json"):
         findings, results = Findings.model_validate_json(root.read_bytes("comparison.json")), all_results(root)
@@ -122,7 +122,7 @@ def _compare(config: DemoConfig) -> None:
 def _mix(config: DemoConfig) -> None:
     """The two mixtures of `configs/mixes/`, and each source alone."""
     mixes = [
-        load_config(MixConfig, str(CONFIGS / name), [("seed", config.seed)])
+        load_config(MixConfig, str(CONFIGS / "mixes" / name), [("seed", config.seed)])
         for name in ("even.yaml", "filtered.yaml")
     ]
     alone = max(mix.total for mix in mixes) // len(SOURCES)

@@ -1,0 +1,183 @@
+"""Load and save open_clip models: one way in for named, pretrained and local models."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import open_clip
+import torch
+from open_clip.factory import get_model_config, list_pretrained_tags_by_model
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import save
+
+from filters.errors import ModelError
+
+CONFIG_NAME = "open_clip_config.json"
+WEIGHTS_NAME = "open_clip_model.safetensors"
+LOCAL = "local-dir:"
+HUB = "hf-hub:"
+ClipModel: TypeAlias = Any  # open_clip.CLIP, CustomTextCLIP or CoCa; open_clip ships no types
+_PRECISIONS = ("fp32", "fp16", "bf16")
+# What open_clip, the hub client and the weight readers raise when a model cannot be had.
+_LOAD_ERRORS = (RuntimeError, OSError, ValueError, KeyError, TypeError, SafetensorError, pickle.UnpicklingError)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready for inference, with everything that decides its embeddings.
+
+    `preprocess` maps a PIL picture to a float tensor [3, H, W]; `tokenizer` maps texts to int64 tokens
+    [N, context_length]. `fingerprint` is 12 hex characters over configuration, weights, preprocessing and precision.
+    """
+
+    name: str
+    model: ClipModel
+    preprocess: Callable[[Image.Image], torch.Tensor]
+    tokenizer: Callable[[list[str]], torch.Tensor]
+    fingerprint: str
+    context_length: int
+    embed_dim: int
+    precision: str
+    device: str
+
+
+def load_model(
+    name: str, pretrained: str | None = None, *, precision: str = "fp32", device: str = "cpu"
+) -> LoadedModel:
+    """Load any open_clip model in evaluation mode.
+
+    `name` is a built-in name (with `pretrained`: a tag or a weights file), `hf-hub:ORG/REPO`, `local-dir:PATH`, or a
+    folder that holds `open_clip_config.json` and weights. Raises ModelError, in one line, when it cannot be had.
+    """
+    if precision not in _PRECISIONS:
+        raise ModelError(f"precision {precision!r} is not known; use one of {', '.join(_PRECISIONS)}")
+    spec = resolve_name(name)
+    _check(spec, pretrained)
+    try:
+        model, _, preprocess = open_clip.create_model_and_transforms(
+            spec, pretrained=pretrained, precision=precision, device=device
+        )
+        tokenizer = open_clip.get_tokenizer(spec)
+        config = get_model_config(spec)
+    except _LOAD_ERRORS as error:
+        raise ModelError(_one_line(name, pretrained, error)) from error
+    model.eval()
+    return LoadedModel(
+        name=name,
+        model=model,
+        preprocess=preprocess,
+        tokenizer=tokenizer,
+        fingerprint=fingerprint(model, config, precision),
+        context_length=int(tokenizer.context_length),
+        embed_dim=int(config["embed_dim"]),
+        precision=precision,
+        device=device,
+    )
+
+
+def new_model(config: Path, seed: int) -> ClipModel:
+    """An untrained model of the architecture in the folder `config` (its `open_clip_config.json`).
+
+    The weights are a function of `seed`; the global random state is left as it was. Raises ModelError.
+    """
+    spec = resolve_name(str(config))
+    _check(spec, None, weights=False)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model: ClipModel = open_clip.create_model(spec, load_weights=False)
+    except _LOAD_ERRORS as error:
+        raise ModelError(_one_line(str(config), None, error)) from error
+    return model
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The content of a model folder's `open_clip_config.json`; ModelError if it cannot be read."""
+    path = folder / CONFIG_NAME
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as a model configuration: {error}") from error
+    return config
+
+
+def save_model(
+    model: torch.nn.Module, config: Mapping[str, Any], folder: Path, *, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write `open_clip_config.json` and `open_clip_model.safetensors` into `folder`, each atomically.
+
+    `config` has the keys `model_cfg` and `preprocess_cfg`. Tensors of two or more dimensions are stored as `dtype`;
+    vectors and scalars stay as they are, since running statistics and gains do not bear half precision.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {
+        key: (value.to(dtype) if value.is_floating_point() and value.ndim >= 2 else value).contiguous()
+        for key, value in model.state_dict().items()
+    }
+    weights = folder / (WEIGHTS_NAME + ".tmp")
+    weights.write_bytes(save(state, metadata={"format": "pt"}))  # save_file would make it private to its owner
+    weights.replace(folder / WEIGHTS_NAME)
+    write_atomically(folder / CONFIG_NAME, json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` to a temporary name beside `path` and rename it, so that `path` is never half a file."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def fingerprint(model: torch.nn.Module, config: Mapping[str, Any], precision: str) -> str:
+    """12 hex characters of SHA-256 over configuration, preprocessing, precision and every weight."""
+    preprocess = getattr(model.visual, "preprocess_cfg", {})
+    head = json.dumps([config, preprocess, precision], sort_keys=True, default=list)
+    digest = hashlib.sha256(head.encode())
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def resolve_name(name: str) -> str:
+    """`name` as open_clip wants it: a folder with a configuration becomes `local-dir:PATH`."""
+    if name.startswith((LOCAL, HUB)):
+        return name
+    is_path = Path(name).is_dir() or name.startswith((".", "/", "~"))
+    return f"{LOCAL}{Path(name).expanduser()}" if is_path else name
+
+
+def _check(spec: str, pretrained: str | None, *, weights: bool = True) -> None:
+    """Name what is missing before open_clip is asked; ModelError."""
+    if spec.startswith(HUB):
+        return
+    if spec.startswith(LOCAL):
+        folder = Path(spec.removeprefix(LOCAL))
+        if not (folder / CONFIG_NAME).is_file():
+            raise ModelError(f"{folder} is not a model folder: it has no {CONFIG_NAME}")
+        if weights and not any(p.suffix in (".safetensors", ".bin", ".pth") for p in folder.iterdir()):
+            raise ModelError(f"{folder} has no weights: put {WEIGHTS_NAME} beside {CONFIG_NAME}")
+        return
+    known = open_clip.list_models()
+    if spec.replace("/", "-") not in known:
+        close = difflib.get_close_matches(spec, known, n=3, cutoff=0.4)
+        hint = f"closest: {', '.join(close)}" if close else "see open_clip.list_models()"
+        raise ModelError(f"model {spec!r} is neither an open_clip name nor a folder; {hint}")
+    tags = list_pretrained_tags_by_model(spec.replace("/", "-"))
+    if weights and (pretrained is None or (pretrained not in tags and not Path(pretrained).is_file())):
+        asked = "needs `pretrained`" if pretrained is None else f"has no pretrained weights {pretrained!r}"
+        raise ModelError(f"model {spec!r} {asked}: a weights file, or one of {', '.join(tags) or 'no known tags'}")
+
+
+def _one_line(name: str, pretrained: str | None, error: BaseException) -> str:
+    reason = " ".join(str(error).split())
+    reason = reason if len(reason) <= 300 else reason[:300] + " …"
+    asked = name if pretrained is None else f"{name} with weights {pretrained}"
+    return f"model {asked} cannot be loaded ({type(error).__name__}): {reason}"
