@@ -14,10 +14,11 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field
 
 from demo import web
-from demo.compare import compare, print_findings
+from demo.compare import compare
 from demo.corpus import STYLES
 from demo.evalsets import LABELS, REFERENCE, write_eval_sets
 from demo.plan import make_plan
+from demo.show import print_findings
 from demo.web_record import SOURCES, STYLE_OF
 from pipelines import build_mix, dedupe, download, evaluate, index, ingest, report, score, train
 from pipelines.config import JobConfig, load_config
