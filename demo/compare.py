@@ -222,7 +222,8 @@ def _class_of(found: Row) -> str:
 
 def _swapped(pairs: Sequence[Pair]) -> list[Check]:
     """How well the score tells true captions from swapped ones: on cells the scorer saw, and on those it did not."""
-    left_out = {(row["style"], row["concept"]) for row in csv.DictReader(LEFT_OUT.open(encoding="utf-8"))}
+    rows = csv.DictReader(LEFT_OUT.read_text(encoding="utf-8").splitlines())
+    left_out = {(row["style"], row["concept"]) for row in rows}
     scored = [
         pair for pair in pairs
         if pair.found["clip_score"] is not None

@@ -26,12 +26,14 @@ from pipelines.fetch import FetchConfig
 from pipelines.job import job_main, run_recorded, say
 from pipelines.mixture import MixConfig, MixSource
 from pipelines.report import Findings, all_results
+from pipelines.store.catalog import mixture_names
 from pipelines.store.root import Root
 from trainer.config import TrainConfig
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent / "configs"
 FULL_ROWS = 6000
+ALONE = 750  # samples of a source by itself: what each has left after the rules, with a margin for other seeds
 Until = Literal["download", "score", "dedupe", "compare", "mix", "train", "evaluate", "report"]
 SUMMARY = (
     "Six sources were downloaded over HTTP from a web that plants faults, scored, cleared of duplicates and mixed; a "
@@ -126,9 +128,8 @@ def _mix(config: DemoConfig) -> None:
         load_config(MixConfig, str(CONFIGS / "mixes" / name), [("seed", config.seed)])
         for name in ("even.yaml", "filtered.yaml")
     ]
-    alone = max(mix.total for mix in mixes) // len(SOURCES)
     mixes += [
-        MixConfig(name=f"only-{source}", seed=config.seed, total=alone, sources=[MixSource(source=source)])
+        MixConfig(name=f"only-{source}", seed=config.seed, total=ALONE, sources=[MixSource(source=source)])
         for source in SOURCES
     ]
     for mix in mixes:
@@ -140,7 +141,9 @@ def _mix(config: DemoConfig) -> None:
 
 def _train(config: DemoConfig) -> None:
     recipe = load_config(TrainConfig, str(CONFIGS / "train" / "toy.yaml"), [("seed", config.seed)])
-    changes: dict[str, Any] = {"model": str(HERE / "model")}
+    root = Root(config.root)
+    smallest = min(root.read_json("mixes", name, "mix.lock.json")["samples"] for name in mixture_names(root))
+    changes: dict[str, Any] = {"model": str(HERE / "model"), "batch": min(recipe.batch, smallest)}
     if config.samples_seen is not None:
         changes["samples_seen"] = config.samples_seen
     recipe = recipe.model_copy(update=changes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -116,7 +117,7 @@ def _identity(manifest: Path, config: TrainConfig) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{manifest} cannot be read as a manifest: {error.strerror}") from error
     record: dict[str, Any] = {
-        "config": config.model_dump(),
+        "config": config.model_dump(exclude={"model"}),  # its content counts, not the place where it lies
         "architecture": read_config(Path(config.model)),
         "manifest_sha256": digest,
     }
@@ -131,7 +132,9 @@ class _Step:
         # convolutions on the CPU are about 1.6 times as fast with channels last
         self.model = model.train().to(memory_format=torch.channels_last)
         self.config = config
-        self.tokenizer = open_clip.get_tokenizer(f"local-dir:{config.model}")
+        tokenizer = open_clip.get_tokenizer(f"local-dir:{config.model}")
+        # a caption comes back in every epoch, and tokenising it again would take a tenth of the step
+        self.tokens = functools.lru_cache(maxsize=1 << 16)(lambda caption: tokenizer([caption])[0])
         self.optimizer = torch.optim.AdamW(
             parameter_groups(model, config.wd), lr=config.lr, betas=(0.9, config.beta2), eps=1e-6, fused=True
         )
@@ -142,7 +145,8 @@ class _Step:
 
     def __call__(self, batch: Batch, lr: float) -> float:
         images = ((batch.images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        image_features, text_features, scale = self.model(images, self.tokenizer(batch.captions))
+        tokens = torch.stack([self.tokens(caption) for caption in batch.captions])
+        image_features, text_features, scale = self.model(images, tokens)
         loss = self.loss(image_features, text_features, scale)
         self.optimizer.zero_grad()
         loss.backward()

@@ -48,6 +48,7 @@ def test_the_record_says_what_was_done_and_holds_no_times(trained: Path, mix: Ti
     assert record == finished(trained)
     assert (record["steps"], record["samples_seen"], record["pairs"], record["decode_errors"]) == (40, 960, 48, 0)
     assert record["fingerprint"] == fingerprint(mix.manifest, recipe(architecture))
+    assert "model" not in record["config"]  # a path of this machine
     assert not any("second" in key or "time" in key for key in record)
     assert not list(trained.glob("*.tmp"))
 
@@ -90,7 +91,7 @@ def test_learning_rate_warms_up_and_falls_to_nothing(architecture: Path) -> None
     rates = [learning_rate(step, 100, config) for step in range(100)]
     assert rates[0] == pytest.approx(config.lr / 10)
     assert max(rates) == rates[9] == rates[10] == config.lr
-    assert all(a >= b for a, b in itertools.pairwise(rates))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
     assert rates[-1] < 0.001 * config.lr
 
 
