@@ -131,5 +131,9 @@ def clopper_pearson(successes: float, trials: int, level: float = 0.95) -> Inter
 
 
 def at_floor(interval: Interval, chance: float) -> bool:
-    """Whether the interval reaches down to chance, so that the figure shows no skill."""
-    return interval.low <= chance
+    """Whether the interval reaches down to chance, so that the figure shows no skill.
+
+    A model that scores all classes alike has chance at both ends, give or take the last digits of the sums: hence the
+    tolerance of 1e-9.
+    """
+    return interval.low <= chance + 1e-9

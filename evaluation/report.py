@@ -40,12 +40,23 @@ class AccountTable:
 
 
 @dataclass(frozen=True, slots=True)
-class MixtureTable:
-    """A mixture with its filters as columns: for each source the rows at first and what each filter left."""
+class MixtureRow:
+    """One source of a mixture: its rows at first and what each filter left."""
 
-    name: str
+    mixture: str
+    source: MixtureSource
+    first: int | None
+    left: list[int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class MixtureTable:
+    """One mixture, or all mixtures of one source that have the same filters (`alone`); filters are columns."""
+
+    title: str
+    alone: bool
     filters: list[str]
-    rows: list[tuple[MixtureSource, int | None, list[int | None]]]
+    rows: list[MixtureRow]
 
 
 def render_report(data: ReportData, out: Path) -> Path:
@@ -67,7 +78,7 @@ def render_report(data: ReportData, out: Path) -> Path:
     page = environment.get_template("report.html.j2").render(
         data=data,
         account=None if data.account is None else account_table(data.account),
-        mixtures=[mixture_table(mixture) for mixture in data.mixtures],
+        mixtures=mixture_tables(data.mixtures),
         markers=[_uri(plots.marker_png(i)) for i in range(len(data.results))],
         panels=[(s, _uri(plots.panel_png(data.results, drawn, s, reference))) for s in drawn if reference],
         histograms=_uri(plots.histogram_png(data.histograms)) if data.histograms else None,
@@ -96,23 +107,38 @@ def account_table(account: Account) -> AccountTable:
     return AccountTable(sources, rows, sums, rows_in, [a == b for a, b in zip(sums, rows_in, strict=True)])
 
 
-def mixture_table(mixture: Mixture) -> MixtureTable:
-    """Attrition by source (down) and filter (across, in the order applied); None where a source lacks a filter."""
-    filters = list(dict.fromkeys(step.filter for step in mixture.attrition))
-    first: dict[str, int] = {}
+def mixture_tables(mixtures: list[Mixture]) -> list[MixtureTable]:
+    """A table for each mixture of several sources, then the mixtures of one source together."""
+    tables = [MixtureTable(m.name, False, _filters(m), _mixture_rows(m)) for m in mixtures if len(m.sources) != 1]
+    alone: dict[tuple[str, ...], list[MixtureRow]] = {}
+    for mixture in mixtures:
+        if len(mixture.sources) == 1:
+            alone.setdefault(tuple(_filters(mixture)), []).extend(_mixture_rows(mixture))
+    return tables + [MixtureTable("One source alone", True, list(names), rows) for names, rows in alone.items()]
+
+
+def _filters(mixture: Mixture) -> list[str]:
+    return list(dict.fromkeys(step.filter for step in mixture.attrition))
+
+
+def _mixture_rows(mixture: Mixture) -> list[MixtureRow]:
+    """Attrition by source, each filter in the order applied; None where a source lacks a filter."""
+    filters, first = _filters(mixture), dict[str, int]()
     after: dict[tuple[str, str], int] = {}
     for step in mixture.attrition:
         first.setdefault(step.source, step.before)
         after[step.source, step.filter] = step.after
-    rows = [(s, first.get(s.source), [after.get((s.source, name)) for name in filters]) for s in mixture.sources]
-    return MixtureTable(mixture.name, filters, rows)
+    return [
+        MixtureRow(mixture.name, s, first.get(s.source), [after.get((s.source, name)) for name in filters])
+        for s in mixture.sources
+    ]
 
 
 def reading(results: list[Result]) -> str:
     """What the figures are, in one sentence, from the figures themselves; empty without results."""
-    if not results:
+    first = next((figure for result in results for figure in result.eval.values()), None)
+    if first is None:
         return ""
-    first = next(iter(results[0].eval.values()))
     ways = round(1 / first.chance)
     return (
         "Each figure is the expected accuracy, in percent, of finding the true class among "
@@ -139,8 +165,8 @@ def count(value: int | None) -> str:
 
 def seconds(value: float) -> str:
     """A duration a person can read."""
-    minutes, rest = divmod(value, 60)
-    return f"{minutes:.0f} min {rest:.0f} s" if minutes else f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{value:.1f} s"
 
 
 def thumbnail(picture: Picture) -> str:

@@ -171,7 +171,8 @@ def _point(figure: Figure) -> tuple[float, float, float]:
     """Probit of a figure and the lengths of its two error bars; 0 and 1 are moved in by half a picture."""
     edge = 0.5 / figure.n
     low, value, high = norm.ppf(np.clip([figure.low, figure.value, figure.high], edge, 1 - edge))
-    return float(value), float(value - low), float(high - value)
+    # an interval of no width can end a rounding error inside its value
+    return float(value), max(float(value - low), 0.0), max(float(high - value), 0.0)
 
 
 def _limits(results: Sequence[Result], shifts: Sequence[TaskInfo]) -> tuple[float, float]:

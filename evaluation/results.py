@@ -134,7 +134,7 @@ def read_results(path: Path) -> list[Result]:
     """The results in a JSONL file; InputError for a missing file or a line that is not one."""
     if not path.is_file():
         raise InputError(f"{path} is missing; evaluate a model first")
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8").split("\n")  # `splitlines` also cuts at U+2028, which JSON may hold
     return [from_json(line, f"{path} line {number}") for number, line in enumerate(lines, 1) if line.strip()]
 
 

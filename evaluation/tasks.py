@@ -89,7 +89,10 @@ def load_task(folder: str | Path, name: str | None = None) -> Task:
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise InputError(f"{path} is missing; a task folder needs {CLASSNAMES}, {TEMPLATES} and test/nshards.txt")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").split("\n")]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from error
     while lines and not lines[-1]:
         lines.pop()
     if not lines or not all(lines):
@@ -99,7 +102,7 @@ def _lines(path: Path) -> list[str]:
 
 def _tars(folder: Path) -> list[Path]:
     count = _lines(folder / "test" / "nshards.txt")[0]
-    if not count.isdigit() or int(count) < 1:
+    if not count.isdecimal() or int(count) < 1:
         raise InputError(f"{folder / 'test' / 'nshards.txt'} says {count!r}; expected the number of tars")
     tars = [folder / "test" / f"{number}.tar" for number in range(int(count))]
     if absent := [tar for tar in tars if not tar.is_file()]:
@@ -114,9 +117,11 @@ def _samples(tar: Path, classes: int) -> list[tuple[str, bytes, int]]:
         with tarfile.open(tar) as archive:
             for member in archive:
                 if (stream := archive.extractfile(member)) is not None:
-                    key, _, suffix = member.name.partition(".")
-                    parts.setdefault(key, {})[suffix.lower()] = stream.read()
-    except (tarfile.TarError, EOFError) as error:
+                    # as webdataset has it: the suffix begins at the first dot of the file's own name
+                    directory, slash, file = member.name.removeprefix("./").rpartition("/")
+                    stem, _, suffix = file.partition(".")
+                    parts.setdefault(directory + slash + stem, {})[suffix.lower()] = stream.read()
+    except (tarfile.TarError, EOFError, OSError) as error:
         raise InputError(f"{tar} is not a whole tar: {error}") from error
     return [_sample(f"{tar}: member {key}", key, part, classes) for key, part in parts.items()]
 
@@ -192,10 +197,13 @@ def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
 def subset(task: Task, classnames: Sequence[str]) -> Subset:
     """The part of `task` that shows the named classes, in the order named.
 
-    InputError for no name at all, a name that the task lacks, or one that is not unique in it.
+    All of the task's names in its own order are the whole task, even where one stands twice (ImageNet has two
+    `missile`). InputError for no name at all, a name that the task lacks, or one that is not unique in it.
     """
     if not classnames:
         raise InputError(f"no classes are left of {task.name}; compare sets that share class names")
+    if list(classnames) == task.classnames:
+        return Subset(np.arange(len(task.labels)), np.arange(len(task.classnames)), task.labels)
     for names, whose in ((classnames, "the names asked for"), (task.classnames, task.name)):
         if twice := [name for name, count in Counter(names).items() if count > 1]:
             raise InputError(f"class name {twice[0]!r} stands twice in {whose}; names must be unique to match sets")

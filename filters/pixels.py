@@ -25,10 +25,10 @@ RGB = npt.NDArray[np.uint8]
 Reason = Literal["decode", "too_many_pixels"]
 
 Image.init()
-# Pillow without an AVIF library has no such entry and would fail on the name.
-_FORMATS = tuple(f for f in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF") if f in Image.OPEN)
+# Others are refused: some of Pillow's readers start programs. Without an AVIF library it has no such entry.
+FORMATS = tuple(f for f in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF") if f in Image.OPEN)
 # What Pillow's parsers are known to raise on hostile or cut bytes.
-_BROKEN = (
+BROKEN = (
     OSError,
     ValueError,
     SyntaxError,
@@ -84,27 +84,28 @@ def decode(data: bytes, *, max_pixels: int) -> Picture:
     damaged bytes) or `too_many_pixels` (decided before any pixel is decoded).
     """
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 text = f"the header names {image.width} x {image.height} pixels; at most {max_pixels} are allowed"
                 raise DecodeError("too_many_pixels", text)
             image.load()
             tags = _exif(image)
-            rgb = _on_white(image, tags)
+            rgb = np.asarray(on_white(_upright(image, tags)), dtype=np.uint8).copy()
             mime = "image/jpeg" if image.format == "MPO" else Image.MIME[str(image.format)]
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DecodeError("too_many_pixels", str(error)) from error
-    except _BROKEN as error:
-        raise DecodeError("decode", _describe(error, data)) from error
+    except BROKEN as error:
+        raise DecodeError("decode", describe(error, data)) from error
     named = {ExifTags.TAGS.get(tag, str(tag)): str(value)[:_EXIF_VALUE_LENGTH] for tag, value in tags.items()}
     return Picture(rgb, mime, json.dumps(named, sort_keys=True))
 
 
-def _describe(error: BaseException, data: bytes) -> str:
+def describe(error: BaseException, data: bytes) -> str:
+    """What is wrong with `data`, from what Pillow raised; the same words each time."""
     if not data:
         return "the body is empty"
     if isinstance(error, UnidentifiedImageError):
-        return f"not a picture of a known format ({', '.join(_FORMATS)}); it starts with {data[:12]!r}"
+        return f"not a picture of a known format ({', '.join(FORMATS)}); it starts with {data[:12]!r}"
     return f"{type(error).__name__}: {error}"
 
 
@@ -113,28 +114,35 @@ def _exif(image: Image.Image) -> dict[int, object]:
     try:
         exif = image.getexif()
         tags = {**exif, **exif.get_ifd(ExifTags.IFD.Exif)}
-    except _BROKEN:
+    except BROKEN:
         return {}
     return {tag: value for tag, value in tags.items() if not isinstance(value, bytes | dict)}
 
 
-def _on_white(image: Image.Image, tags: dict[int, object]) -> RGB:
-    """Pixels of any Pillow mode as RGB uint8 [H, W, 3], upright, alpha on white; ValueError for float pixels."""
+def _upright(image: Image.Image, tags: dict[int, object]) -> Image.Image:
     orientation = tags.get(ExifTags.Base.Orientation)
     if isinstance(orientation, int) and orientation in _ORIENTATION:
-        image = image.transpose(_ORIENTATION[orientation])
+        return image.transpose(_ORIENTATION[orientation])
+    return image
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """A picture of any Pillow mode as RGB, alpha laid on white, 16 bits rounded to 8.
+
+    ValueError for float pixels.
+    """
     if image.mode == "F":
         raise ValueError("float pixels have no agreed range")
     if image.mode.startswith("I"):
         # Integers of 16 bits and more hold 0..65535; 257 maps that range onto 0..255.
         grey = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
         eight = ((grey + 128) // 257).astype(np.uint8)
-        return np.repeat(eight[:, :, None], 3, axis=2)
+        return Image.fromarray(eight).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, rgba)
-    return np.asarray(image.convert("RGB"), dtype=np.uint8).copy()
+    return image.convert("RGB")
 
 
 def resize_longest(rgb: RGB, longest: int) -> RGB:

@@ -84,7 +84,8 @@ def _lock(con: duckdb.DuckDBPyConnection, mix: MixConfig, manifest: pa.Table) ->
 
 
 def _publish(root: Root, name: str, manifest: pa.Table, lock: dict[str, Any], mark: str) -> None:
-    """Manifest last: a mixture whose manifest exists is complete."""
+    """Manifest last, an earlier one taken away first: a mixture whose manifest exists is complete."""
+    root.remove("mixes", name, "manifest.parquet")
     buffer = io.BytesIO()
     np.save(buffer, uid_pairs(manifest["uid"].to_pylist()))
     root.write_bytes(buffer.getvalue(), "mixes", name, "uids.npy")

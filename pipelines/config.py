@@ -46,7 +46,7 @@ def load_config(
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_explain(model, path, error)) from error
+        raise ConfigError(_explain(model, path, [dotted for dotted, _ in overrides], error)) from error
 
 
 def add_flags(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None:
@@ -69,7 +69,7 @@ def parse_flags(arguments: argparse.Namespace, model: type[BaseModel]) -> list[t
     for name, field in model.model_fields.items():
         text = getattr(arguments, f"field_{name}")
         if text is not None:
-            overrides.append((name, text if field.annotation is str else _scalar(text)))
+            overrides.append((name, _text(text, field.annotation)))
     for item in arguments.set:
         key, separator, text = item.partition("=")
         if not separator or not key:
@@ -85,21 +85,31 @@ def _metavar(annotation: Any) -> str:
     return kinds.get(annotation, "YAML")
 
 
+def _text(text: str, annotation: Any) -> Any:
+    """A flag's value: as typed where the field holds text (`null` for none, if it may be none), else as YAML."""
+    if annotation is str or (set(typing.get_args(annotation)) == {str, types.NoneType} and text != "null"):
+        return text
+    return _scalar(text)
+
+
 def _scalar(text: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    # PyYAML lets a date that is none, such as 2024-13-45, through as a bare ValueError.
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"value {text!r} is not YAML: {str(error).splitlines()[0]}") from error
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file; pass --config an existing YAML file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from error
-    except yaml.YAMLError as error:
+    try:
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', error)}") from error
@@ -114,21 +124,25 @@ def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:
     *parents, last = dotted.split(".")
     place: Any = values
     for parent in parents:
-        place = place[int(parent)] if isinstance(place, list) else place.setdefault(parent, {})
+        place = place[_position(place, parent, dotted)] if isinstance(place, list) else place.setdefault(parent, {})
         if not isinstance(place, dict | list):
             raise ConfigError(f"--set {dotted}: {parent} holds a single value, not fields")
-    if isinstance(place, list):
-        place[int(last)] = value
-    else:
-        place[last] = value
+    place[_position(place, last, dotted) if isinstance(place, list) else last] = value
 
 
-def _explain(model: type[BaseModel], path: str | None, error: ValidationError) -> str:
+def _position(items: list[Any], part: str, dotted: str) -> int:
+    if not (part.isascii() and part.isdigit() and int(part) < len(items)):
+        raise ConfigError(f"--set {dotted}: {part} is not a position in a list of {len(items)}; they count from 0")
+    return int(part)
+
+
+def _explain(model: type[BaseModel], path: str | None, overridden: Sequence[str], error: ValidationError) -> str:
     """One line for the first problem: file, field, what was expected, and the closest key for an unknown one."""
     # A misspelt key leaves its field missing too: the spelling is the better news.
     problem = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     field = ".".join(str(part) for part in problem["loc"]) or "(whole file)"
-    where = f"{path}: " if path else "command line: "
+    typed = any(f"{field}.".startswith(f"{dotted}.") for dotted in overridden)
+    where = f"{path}: " if path and not typed else "command line: "
     if problem["type"] == "extra_forbidden":
         known = _known_fields(model, problem["loc"][:-1])
         close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)

@@ -20,9 +20,9 @@ from pydantic import Field
 
 from evaluation.tasks import Task, load_task
 from filters.duplicates import NearParams, Pictures, verdicts
-from filters.errors import InputError
+from filters.errors import InputError, ShardError
 from filters.near import THUMB, thumbnail
-from filters.pixels import decode, phash, pixel_hash, resize_longest
+from filters.pixels import DecodeError, decode, phash, pixel_hash, resize_longest
 from pipelines.config import JobConfig
 from pipelines.job import Account, job_main, say
 from pipelines.store.fingerprint import KEY, fingerprint
@@ -142,7 +142,13 @@ def _stored_thumbnails(root: Root, table: pa.Table, threads: int) -> Thumbnails:
     def fill(start: int) -> None:
         images = read_images(root, table.slice(start, _BLOCK))
         for index, data in enumerate(images, start):
-            out[index] = thumbnail(decode(data, max_pixels=_MAX_PIXELS).rgb)
+            try:
+                out[index] = thumbnail(decode(data, max_pixels=_MAX_PIXELS).rgb)
+            except DecodeError as error:
+                where = "/".join(table[name][index].as_py() for name in ("source", "shard", "uid"))
+                raise ShardError(
+                    f"{where}: the stored picture is damaged ({error}); download its shard again"
+                ) from error
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(fill, range(0, table.num_rows, _BLOCK)))

@@ -21,10 +21,10 @@ from pipelines.config import JobConfig
 from pipelines.engine import Work, map_shards, record
 from pipelines.fetch import FetchConfig, Fetched, fetch_all
 from pipelines.job import Account, job_main, say
-from pipelines.store.fingerprint import KEY, fingerprint
+from pipelines.store.fingerprint import KEY, SAMPLES_PER_SHARD, SHARDS, fingerprint
 from pipelines.store.root import Root, ShardId
-from pipelines.store.schema import REASONS, SCHEMA_VERSION
-from pipelines.store.shards import Sample, is_written, key_of, write_shard
+from pipelines.store.schema import METADATA, REASONS, SCHEMA_VERSION
+from pipelines.store.shards import Sample, is_written, key_of, remove_leftovers, write_shard
 
 
 class DownloadConfig(JobConfig):
@@ -45,6 +45,10 @@ def run(config: DownloadConfig) -> dict[str, Any]:
     """Download every ingested row into shards; shards that are there already are left alone."""
     root, account = Root(config.root), Account("download")
     shards = _shards(root, config)
+    for source in sorted({shard.source for shard in shards}):
+        left = remove_leftovers(root, source, {shard.number for shard in shards if shard.source == source})
+        if left:
+            say(f"download: {source}: took away {len(left)} shards that its metadata no longer has")
     todo = [shard for shard in shards if not is_written(root, shard, _mark(root, shard, config))]
     account.shards_skipped = len(shards) - len(todo)
     say(f"download: {len(todo)} shards to do, {account.shards_skipped} done before")
@@ -74,8 +78,8 @@ class _Downloader:
         """One shard from its slice of metadata to its published files."""
         start = time.time()
         name = f"{shard.number}.parquet"
-        rows = self.root.read_table("metadata", shard.source, name).to_pylist()
-        per_shard = int(self.root.parquet_metadata("metadata", shard.source, name)["headwater.samples_per_shard"])
+        rows = self.root.read_table("metadata", shard.source, name, columns=METADATA.names).to_pylist()
+        per_shard = int(self.root.parquet_metadata("metadata", shard.source, name)[SAMPLES_PER_SHARD])
         samples = [
             Sample(
                 {
@@ -97,10 +101,11 @@ class _Downloader:
 
 async def _fill(samples: list[Sample], config: DownloadConfig) -> None:
     """Fetch all samples, and turn each body into a picture in a thread while others are on their way."""
-    pictures = []
-    async for index, fetched in fetch_all([sample.row["url"] for sample in samples], config.fetch):
-        pictures.append(asyncio.create_task(asyncio.to_thread(_take, samples[index], fetched, config)))
-    await asyncio.gather(*pictures)
+
+    async def take(index: int, fetched: Fetched) -> None:
+        await asyncio.to_thread(_take, samples[index], fetched, config)
+
+    await fetch_all([sample.row["url"] for sample in samples], config.fetch, take)
 
 
 def _take(sample: Sample, fetched: Fetched, config: DownloadConfig) -> None:
@@ -134,7 +139,19 @@ def _shards(root: Root, config: DownloadConfig) -> list[ShardId]:
     if missing or not shards:
         names = ", ".join(sorted(missing)) or "any source"
         raise InputError(f"{root.url}/metadata: nothing ingested for {names}; run `headwater ingest` first")
-    return [s for s in shards if not config.sources or s.source in config.sources]
+    wanted = [s for s in shards if not config.sources or s.source in config.sources]
+    for source in sorted({shard.source for shard in wanted}):
+        _check_whole(root, [shard for shard in wanted if shard.source == source])
+    return wanted
+
+
+def _check_whole(root: Root, shards: Sequence[ShardId]) -> None:
+    """InputError where the slices of one source are not of one finished ingest; a broken slice fails by itself."""
+    found = [root.parquet_metadata("metadata", s.source, f"{s.number}.parquet") for s in shards]
+    made = {(marks.get(KEY), marks.get(SHARDS)) for marks in found if marks}
+    if made and (len(made) > 1 or next(iter(made))[1] != str(len(shards))):
+        source = shards[0].source
+        raise InputError(f"{root.url}/metadata/{source}: its ingest was not finished; run `headwater ingest` again")
 
 
 def _mark(root: Root, shard: ShardId, config: DownloadConfig) -> str:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from filters.errors import ShardError
+from filters.errors import ConfigError, HeadwaterError, ShardError
 from pipelines.job import Account, say
 from pipelines.store.fingerprint import KEY, fingerprint
 from pipelines.store.root import Root, ShardId
@@ -51,7 +51,11 @@ def start_ray(address: str | None = None, cpus: int | None = None) -> None:
         return
     say("ray: starting" if address is None else f"ray: connecting to {address}")
     if address is not None:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise HeadwaterError(f"ray: no cluster at {address} ({reason}); check RAY_ADDRESS") from error
     else:
         ray.init(
             address="local",
@@ -88,10 +92,11 @@ def map_shards(
             yield item, _guarded(work, item)
         return
     start_ray()
-    left = list(range(len(items)))
+    workers = _workers(cpus, gpus)
+    left = dict.fromkeys(range(len(items)))
     for _ in range(_ROUNDS):
-        for index, result in _map_on_ray([(i, items[i]) for i in left], make, cpus, gpus):
-            left.remove(index)
+        for index, result in _map_on_ray([(i, items[i]) for i in left], make, cpus, gpus, workers):
+            del left[index]
             yield items[index], result
         if not left:
             return
@@ -176,31 +181,58 @@ def _guarded(work: Work, item: Any) -> dict[str, Any]:
         return work(item)
     # The boundary of one shard: whatever went wrong in it is recorded and must not take other shards with it.
     except Exception as error:  # noqa: BLE001
-        return {"error": f"{type(error).__name__}: {error}".replace("\n", " ")}
+        return {"error": _described(error)}
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".replace("\n", " ")
 
 
 class _RayWorker:
     """One Ray Data actor: holds what `make` made and handles one item a call."""
 
     def __init__(self, make: Callable[[], Work]) -> None:
-        self.work = make()
+        self.work = _made(make)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         results = [_guarded(self.work, pickle.loads(item)) for item in batch["item"]]
         return {"index": list(batch["index"]), "result": [json.dumps(result) for result in results]}
 
 
+def _made(make: Callable[[], Work]) -> Work:
+    """What `make` makes; where it cannot, a function that says so for each item, as the actor's death would not."""
+    try:
+        return make()
+    # The boundary of a worker, as in `_guarded`.
+    except Exception as error:  # noqa: BLE001
+        text = _described(error)
+        return lambda _item: {"error": text}
+
+
+def _workers(cpus: float, gpus: float) -> int:
+    """How many workers fit on the cluster; ConfigError where not one does, since Ray would wait for ever."""
+    import ray
+
+    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    fitting = []
+    for name, wanted in (("CPU", cpus), ("GPU", gpus)):
+        if wanted > there.get(name, 0):
+            raise ConfigError(
+                f"a worker asks for {wanted:g} {name}s, Ray has {there.get(name, 0):g}; lower --{name.lower()}s"
+            )
+        if wanted:
+            fitting.append(int(there[name] / wanted))
+    return min(fitting)
+
+
 def _map_on_ray(
-    items: Sequence[tuple[int, Any]], make: Callable[[], Work], cpus: float, gpus: float
+    items: Sequence[tuple[int, Any]], make: Callable[[], Work], cpus: float, gpus: float, workers: int
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """One block an item through a pool of actors; ends early, with a line, where a worker died."""
     import ray
     import ray.data
 
     rows = [{"index": index, "item": pickle.dumps(item)} for index, item in items]
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    total = int(resources.get("GPU" if gpus else "CPU", 1))
-    workers = max(1, min(len(items), int(total / (gpus or cpus))))
     blocks = ray.data.from_items(rows, override_num_blocks=len(rows))
     with warnings.catch_warnings():
         # Ray 2.60 has no other way to bound restarts than the argument that it means to remove.
@@ -212,7 +244,7 @@ def _map_on_ray(
             # A pool that asks for all CPUs starves what feeds it and stops; a tenth is left free.
             num_cpus=0.9 * cpus,
             num_gpus=gpus,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(workers, len(items))),
             # Ray would start a worker again for ever, with the same item; here the item is blamed instead.
             ray_remote_args_fn=_never_restart,
         )
@@ -240,4 +272,4 @@ def _alone(item: Any, make: Callable[[], Work], cpus: float, gpus: float) -> dic
 
 
 def _make_and_run(make: Callable[[], Work], item: Any) -> dict[str, Any]:
-    return _guarded(make(), item)
+    return _guarded(_made(make), item)

@@ -5,6 +5,7 @@ headwater evaluate --root data --tasks eval --reference imagenet
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import sys
 from collections.abc import Sequence
@@ -124,7 +125,7 @@ def _names(root: Root, config: EvaluateConfig) -> list[str]:
     missing = sorted(set(config.models) - set(known))
     if missing or not known:
         raise InputError(f"{root.url}/models: no model {', '.join(missing) or 'yet'}; run `headwater train` first")
-    return config.models or known
+    return list(dict.fromkeys(config.models)) or known
 
 
 def _task_folders(root: Root, config: EvaluateConfig) -> list[Path]:
@@ -136,11 +137,14 @@ def _task_folders(root: Root, config: EvaluateConfig) -> list[Path]:
 
 
 def _mark(root: Root, name: str, config: EvaluateConfig) -> str:
-    """Fingerprint of a result: the model, the sets and the protocol."""
+    """Fingerprint of a result: the model, what it was made from, the sets and the protocol."""
     trained = finished(root.local("models", name)) or {}
     files = [file for folder in _task_folders(root, config) for file in sorted(folder.rglob("*")) if file.is_file()]
-    sizes = [(str(file.relative_to(root.local(config.tasks))), file.stat().st_size) for file in files]
-    return fingerprint(trained.get("fingerprint"), sizes, config.reference, config.ways, config.families)
+    base = root.local(config.tasks)
+    made_from = [(str(f.relative_to(base)), hashlib.sha256(f.read_bytes()).hexdigest()) for f in files]
+    lock = root.read_json("mixes", name, "mix.lock.json")
+    recipe = [trained.get("fingerprint"), lock["config"], lock["sources"]]
+    return fingerprint(recipe, made_from, config.reference, config.ways, config.families)
 
 
 def _is_done(root: Root, name: str, config: EvaluateConfig) -> bool:

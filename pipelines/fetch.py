@@ -6,15 +6,15 @@ import asyncio
 import fnmatch
 import ipaddress
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
-from pydantic import BaseModel, ConfigDict, Field
-
-from filters.errors import ConfigError
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class FetchConfig(BaseModel):
@@ -26,7 +26,7 @@ class FetchConfig(BaseModel):
     resolve: dict[str, str] = Field({}, description="host pattern to ADDRESS:PORT, in place of DNS")
     allow_private_hosts: bool = Field(False, description="also fetch from private and loopback addresses")
     concurrency: int = Field(16, ge=1, description="requests in flight a shard")
-    per_host: int = Field(8, ge=1, description="connections to one host a shard")
+    per_host: int = Field(8, ge=1, description="requests in flight to one host a shard")
     deadline: float = Field(10.0, gt=0, description="seconds for one request, from connecting to the last byte")
     retries: int = Field(2, ge=0, description="further tries after 429, 5xx or a broken connection")
     backoff: float = Field(0.5, ge=0, description="seconds before the first retry, doubled for each further one")
@@ -37,6 +37,13 @@ class FetchConfig(BaseModel):
         ("noai", "noimageai", "noindex", "noimageindex", "noml"),
         description="X-Robots-Tag directives that are obeyed",
     )
+
+    @field_validator("resolve")
+    @classmethod
+    def _endpoints(cls, resolve: dict[str, str]) -> dict[str, str]:
+        for target in resolve.values():
+            _endpoint(target)
+        return resolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +59,33 @@ class Fetched:
 RETRIED = frozenset({"http_429", "http_5xx", "connection"})
 
 
-async def fetch_all(urls: Sequence[str], config: FetchConfig) -> AsyncIterator[tuple[int, Fetched]]:
-    """Yield (position, result) for each URL as it finishes; never raises for a single URL."""
-    connector = aiohttp.TCPConnector(resolver=OverridingResolver(config), limit_per_host=config.per_host)
-    timeout = aiohttp.ClientTimeout(total=config.deadline)
-    headers = {"User-Agent": config.user_agent, "Accept": "image/*,*/*;q=0.5"}
+async def fetch_all(
+    urls: Sequence[str], config: FetchConfig, take: Callable[[int, Fetched], Awaitable[None]]
+) -> None:
+    """Fetch every URL and await `take(position, result)` for it; never raises for a single URL.
+
+    A request keeps its permit until its result is taken, so that at most `concurrency` bodies are held at once.
+    """
+    # The semaphores are the only limits: the deadline would run while a request waits for one of the connector's.
+    connector = aiohttp.TCPConnector(resolver=OverridingResolver(config), limit=0)
+    # Pictures are compressed already, and a small compressed body can unpack to a large one.
+    headers = {"User-Agent": config.user_agent, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"}
     permits = asyncio.Semaphore(config.concurrency)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers) as session:
+    hosts: dict[str | None, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(config.per_host))
+    async with aiohttp.ClientSession(
+        connector=connector,
+        timeout=aiohttp.ClientTimeout(total=config.deadline),
+        headers=headers,
+        # What one URL sets must not change the answer to another.
+        cookie_jar=aiohttp.DummyCookieJar(),
+        middlewares=() if config.allow_private_hosts else (_refuse_private_literals,),
+    ) as session:
 
-        async def one(index: int) -> tuple[int, Fetched]:
-            async with permits:
-                return index, await fetch(session, urls[index], config)
+        async def one(index: int) -> None:
+            async with hosts[_host(urls[index])], permits:
+                await take(index, await fetch(session, urls[index], config))
 
-        for finished in asyncio.as_completed([asyncio.ensure_future(one(i)) for i in range(len(urls))]):
-            yield await finished
+        await asyncio.gather(*(one(index) for index in range(len(urls))))
 
 
 async def fetch(session: aiohttp.ClientSession, url: str, config: FetchConfig) -> Fetched:
@@ -92,7 +112,11 @@ async def _once(session: aiohttp.ClientSession, url: str, config: FetchConfig) -
         return Fetched("timeout"), None
     except aiohttp.TooManyRedirects:
         return Fetched("redirects"), None
-    except aiohttp.InvalidURL as error:
+    except (aiohttp.InvalidUrlRedirectClientError, aiohttp.NonHttpUrlRedirectClientError):
+        return Fetched("redirects", message="Redirect to an unusable address"), None
+    except PrivateAddressError:
+        return Fetched("private_address"), None
+    except (aiohttp.InvalidURL, UnicodeError) as error:
         return Fetched("bad_url", message=f"unusable URL: {error}"), None
     except aiohttp.ClientConnectorDNSError as error:
         reason = "private_address" if isinstance(error.os_error, PrivateAddressError) else "dns"
@@ -113,7 +137,9 @@ async def _body(response: aiohttp.ClientResponse, max_bytes: int) -> Fetched:
 
 
 def _refused(response: aiohttp.ClientResponse) -> Fetched:
-    message = f"HTTP Error {response.status}: {response.reason}"
+    # The phrase is the server's to choose; bytes that are not text would not go into a table.
+    phrase = (response.reason or "").encode("utf-8", "replace").decode()
+    message = f"HTTP Error {response.status}: {phrase}"
     if response.status in (404, 410, 429):
         return Fetched(f"http_{response.status}", message=message)
     return Fetched("http_5xx" if response.status >= 500 else "http_4xx", message=message)
@@ -122,7 +148,7 @@ def _refused(response: aiohttp.ClientResponse) -> Fetched:
 def _retry_after(response: aiohttp.ClientResponse) -> float | None:
     """Seconds in the Retry-After header; dates and nonsense are ignored, and the back-off decides."""
     text = response.headers.get("Retry-After", "").strip()
-    return float(text) if text.isdigit() else None
+    return float(text) if text.isascii() and text.isdigit() else None
 
 
 def is_opted_out(headers: Sequence[str], directives: Sequence[str]) -> bool:
@@ -136,8 +162,33 @@ def is_opted_out(headers: Sequence[str], directives: Sequence[str]) -> bool:
     return not words.isdisjoint(directives)
 
 
-class PrivateAddressError(OSError):
-    """A host name that leads into a private network."""
+class PrivateAddressError(aiohttp.ClientError, OSError):
+    """A host that leads into a private network."""
+
+
+async def _refuse_private_literals(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Middleware for each request and redirect: addresses written in a URL never pass the resolver."""
+    try:
+        address = ipaddress.ip_address(request.url.host or "")
+    except ValueError:
+        return await handler(request)
+    if not _is_public(address):
+        raise PrivateAddressError(f"{address} is a private address")
+    return await handler(request)
+
+
+def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_global
+
+
+def _host(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
 
 
 class OverridingResolver(AbstractResolver):
@@ -160,7 +211,7 @@ class OverridingResolver(AbstractResolver):
                     )
                 ]
         found = await self._dns.resolve(host, port, family)
-        allowed = [r for r in found if self._allow_private or ipaddress.ip_address(r["host"]).is_global]
+        allowed = [r for r in found if self._allow_private or _is_public(ipaddress.ip_address(r["host"]))]
         if found and not allowed:
             raise PrivateAddressError(f"{host} has private addresses only")
         return allowed
@@ -175,4 +226,4 @@ def _endpoint(target: str) -> tuple[str, int]:
     try:
         return str(ipaddress.ip_address(address)), int(port)
     except ValueError as error:
-        raise ConfigError(f"resolve: {target!r} is not ADDRESS:PORT, for example 127.0.0.1:8080") from error
+        raise ValueError(f"{target!r} is not ADDRESS:PORT, for example 127.0.0.1:8080") from error

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import Field
 
+from filters.errors import InputError
 from pipelines.config import JobConfig
 from pipelines.job import Account, job_main, say
 from pipelines.store import catalog
@@ -44,10 +45,13 @@ def run(config: IndexConfig) -> dict[str, Any]:
     if not config.rebuild and catalog.is_current(root, marks):
         say("index: the catalog is up to date")
         return {**account.summary(), "up_to_date": True}
-    records, statuses = catalog.build(root, scores, verdicts, marks, runs)
+    records, statuses, missing = catalog.build(root, scores, verdicts, marks, runs)
     account.add(records, statuses)
     account.check(config.max_failed_fraction)
     say(f"index: {records} samples, {statuses}")
+    for stage, count in missing.items():
+        if count:
+            say(f"index: {count} pictures came after the last `headwater {stage}`; run it again, then index")
     return account.summary()
 
 
@@ -66,9 +70,12 @@ def ledger(root: Root) -> list[dict[str, Any]]:
     rows = []
     for name in root.names("runs", suffix=".json"):
         record = root.read_json("runs", name)
-        summary = record["summary"]
-        if record["job"] != "index" and (record["status"] != "done" or summary.get("rows_in")):
-            rows.append({**record, "rows_in": summary.get("rows_in"), "config": json.dumps(record["config"])})
+        try:
+            rows_in = record["summary"].get("rows_in")
+            if record["job"] != "index" and (record["status"] != "done" or rows_in):
+                rows.append({**record, "rows_in": rows_in, "config": json.dumps(record["config"])})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{root.path('runs', name)}: is not the record of a run; delete it") from error
     return rows
 
 

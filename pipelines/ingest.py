@@ -25,8 +25,8 @@ from pipelines.config import JobConfig
 from pipelines.job import Account, job_main, say
 from pipelines.sources import SOURCES, Source
 from pipelines.sources.files import find_files, named_files
-from pipelines.store.fingerprint import KEY, fingerprint
-from pipelines.store.root import Root
+from pipelines.store.fingerprint import KEY, SAMPLES_PER_SHARD, SHARDS, fingerprint
+from pipelines.store.root import Root, filesystem
 from pipelines.store.schema import METADATA, SCHEMA_VERSION
 
 
@@ -58,14 +58,19 @@ def run(config: IngestConfig) -> dict[str, Any]:
     order = np.argsort(sample_order(table["uid_lo"].to_numpy(), salt("ingest", config.seed)), kind="stable")
     table = table.take(pa.array(order))
     shards = math.ceil(table.num_rows / config.samples_per_shard)
+    if shards > 10**config.shard_digits:
+        raise ConfigError(f"{shards} shards do not fit shard_digits={config.shard_digits}; raise it")
     for number in range(shards):
         part = table.slice(number * config.samples_per_shard, config.samples_per_shard)
         marks = {
             KEY: mark,
-            "headwater.shards": str(shards),
-            "headwater.samples_per_shard": str(config.samples_per_shard),
+            SHARDS: str(shards),
+            SAMPLES_PER_SHARD: str(config.samples_per_shard),
         }
         root.write_table(part, "metadata", source.name, f"{number:0{config.shard_digits}d}.parquet", metadata=marks)
+    # Slices of an earlier ingest with more shards, or with names of another length.
+    for name in set(names) - {f"{number:0{config.shard_digits}d}.parquet" for number in range(shards)}:
+        root.remove("metadata", source.name, name)
     account.shards_done = shards
     account.add(table.num_rows, Counter(table["reason"].to_pylist()))
     account.check(config.max_failed_fraction)
@@ -172,8 +177,8 @@ def _inputs(config: IngestConfig) -> tuple[Source, list[str]]:
     if config.source not in SOURCES:
         raise ConfigError(f"source {config.source!r}: expected one of {', '.join(sorted(SOURCES))}")
     source = SOURCES[config.source]
-    filesystem, path = fsspec.core.url_to_fs(config.metadata)
-    return source, [config.metadata] if filesystem.isfile(path) else find_files(config.metadata, source.patterns)
+    fs, path = filesystem(config.metadata, "metadata")
+    return source, [config.metadata] if fs.isfile(path) else find_files(config.metadata, source.patterns)
 
 
 def _recipe(config: IngestConfig, source: Source) -> str:
@@ -189,7 +194,7 @@ def _settings(config: IngestConfig) -> dict[str, Any]:
 
 def _is_done(root: Root, source: str, names: Sequence[str], mark: str) -> bool:
     marks = [root.parquet_metadata("metadata", source, name) for name in names]
-    return all(m.get(KEY) == mark and m.get("headwater.shards") == str(len(names)) for m in marks)
+    return all(m.get(KEY) == mark and m.get(SHARDS) == str(len(names)) for m in marks)
 
 
 def _sha256(file: str) -> str:

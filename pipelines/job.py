@@ -75,6 +75,7 @@ def run_recorded(job: str, config: JobConfig, run: Callable[[], dict[str, Any]])
     """Run a job and write what it did to the ledger, `<root>/runs/<id>.json`, also when it fails."""
     started = datetime.datetime.now(datetime.UTC)
     begin = time.monotonic()
+    root = Root(config.root)
     record: dict[str, Any] = {
         "id": f"{started:%Y%m%dT%H%M%S.%f}-{job}-{os.getpid()}",
         "job": job,
@@ -88,12 +89,14 @@ def run_recorded(job: str, config: JobConfig, run: Callable[[], dict[str, Any]])
         record["summary"] = run()
         record["status"] = "done"
         return dict(record["summary"])
-    except HeadwaterError as error:
+    except (HeadwaterError, OSError) as error:
         record["error"] = str(error)
         raise
     finally:
         record["seconds"] = round(time.monotonic() - begin, 3)
-        Root(config.root).write_json(record, "runs", f"{record['id']}.json")
+        # A failed run with a mistyped root must not make a folder of that name.
+        if record["status"] == "done" or root.exists():
+            root.write_json(record, "runs", f"{record['id']}.json")
 
 
 def job_main(
@@ -120,6 +123,10 @@ def job_main(
     except HeadwaterError as error:
         say(f"headwater {job}: {error}")
         return error.exit_code
+    except OSError as error:
+        # A full disk, a missing right, a folder where a file should be: the system's own words say which.
+        say(f"headwater {job}: {error}")
+        return 1
     except KeyboardInterrupt:
         say(f"headwater {job}: interrupted; run the same command again to continue")
         return 1

@@ -43,7 +43,7 @@ class MixSource(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: str = Field(description="name of the source")
-    weight: float = Field(1.0, gt=0, description="share of the samples, relative to the other sources")
+    weight: float = Field(1.0, gt=0, le=1e9, description="share of the samples, relative to the other sources")
     where: Condition = Field(None, description="SQL condition over `samples`, for this source")
     top_fraction: float | None = Field(
         None, gt=0, le=1, description="keep this share of what is left, by clip_score, inside the source"
@@ -89,8 +89,10 @@ def shares(mix: MixConfig) -> list[int]:
 def build_mix(con: duckdb.DuckDBPyConnection, mix: MixConfig) -> pa.Table:
     """The manifest (schema MANIFEST) of a mixture, in one global hash order.
 
-    Raises ConfigError for a condition that is not one, InputError with all shortages where samples lack.
+    Raises ConfigError for a condition that is not one, InputError for an unknown source and with all shortages
+    where samples lack.
     """
+    _check_sources(con, mix)
     asked = shares(mix)
     candidates = [_candidates(con, mix, source) for source in mix.sources]
     uses = [
@@ -107,24 +109,26 @@ def build_mix(con: duckdb.DuckDBPyConnection, mix: MixConfig) -> pa.Table:
             f"mixture {mix.name}: not enough samples ({'; '.join(short)}); lower `total`, widen `where`, raise "
             "`max_repeats` with `on_shortage: repeat`, or set `on_shortage: truncate`"
         )
+    if not any(uses):
+        raise InputError(f"mixture {mix.name}: no source has a single sample for it; widen `where`")
     parts = [_take(table, use) for table, use in zip(candidates, uses, strict=True)]
     return _shuffled(pa.concat_tables(parts), mix.seed)
 
 
 def attrition(con: duckdb.DuckDBPyConnection, mix: MixConfig, manifest: pa.Table) -> list[dict[str, Any]]:
-    """For each source, how many samples are left after each rule, in the order in which the rules apply."""
+    """For each source what was asked and got, and as `steps` how many samples each rule left, in their order."""
     taken = Counter(manifest["source"].to_pylist())
     rows = []
     for source, asked in zip(mix.sources, shares(mix), strict=True):
         conditions = _conditions(mix, source)
-        counts: dict[str, Any] = {"source": source.source, "asked": asked}
-        for depth in range(len(conditions) + 1):
-            label = conditions[depth - 1][0] if depth else "records"
-            text = " AND ".join(f"({condition})" for _, condition in conditions[:depth]) or "true"
-            counts[label] = _count(con, source, text)
+        steps = [("records", _count(con, source, "true"))]
+        for depth, (label, _) in enumerate(conditions, 1):
+            text = " AND ".join(f"({condition})" for _, condition in conditions[:depth])
+            steps.append((label, _count(con, source, text)))
         if source.top_fraction is not None:
-            counts["top_fraction"] = _candidates(con, mix, source).num_rows
-        rows.append({**counts, "got": taken[source.source]})
+            steps.append(("top_fraction", _candidates(con, mix, source).num_rows))
+        got = taken[source.source]
+        rows.append({"source": source.source, "asked": asked, "steps": [list(step) for step in steps], "got": got})
     return rows
 
 
@@ -142,9 +146,23 @@ def uid_pairs(uids: Sequence[str]) -> np.ndarray[Any, np.dtype[np.void]]:
     return np.sort(np.array(pairs, dtype=np.dtype("u8,u8")), order=("f0", "f1"))
 
 
+def _check_sources(con: duckdb.DuckDBPyConnection, mix: MixConfig) -> None:
+    known = [
+        str(name) for (name,) in con.execute("SELECT DISTINCT source::VARCHAR FROM samples ORDER BY 1").fetchall()
+    ]
+    for source in mix.sources:
+        if source.source not in known:
+            there = ", ".join(known)
+            raise InputError(f"mixture {mix.name}: source {source.source!r} is not in the catalog; there is {there}")
+
+
+def _caption(source: MixSource) -> str:
+    return '"' + source.caption.replace('"', '""') + '"'
+
+
 def _conditions(mix: MixConfig, source: MixSource) -> list[tuple[str, str]]:
     """The rules in order, each with the name it has in the attrition table."""
-    rules = [("success", "status = 'success'"), ("has_caption", f'"{source.caption}" IS NOT NULL')]
+    rules = [("success", "status = 'success'"), ("has_caption", f"{_caption(source)} IS NOT NULL")]
     if mix.exclude_duplicates:
         rules.append(("not_duplicate", "duplicate_of IS NULL"))
     if mix.exclude_eval_overlap:
@@ -160,11 +178,13 @@ def _candidates(con: duckdb.DuckDBPyConnection, mix: MixConfig, source: MixSourc
     top = ""
     if source.top_fraction is not None:
         # DataComp's rule: the threshold is the score at position int(n × fraction) from the top, and ties stay.
+        # n counts samples with a score: with the others, the position could lie behind the last score.
+        condition += " AND clip_score IS NOT NULL"
         top = f"""QUALIFY clip_score >= list_extract(list(clip_score ORDER BY clip_score DESC) OVER (),
-            least(floor(count(*) OVER () * {source.top_fraction})::BIGINT, count(*) OVER () - 1) + 1)"""
+            least(floor(count(*) OVER () * {source.top_fraction}::DOUBLE)::BIGINT, count(*) OVER () - 1) + 1)"""
     return _ask(
         con,
-        f"""SELECT uid, source::VARCHAR AS source, shard, "offset", size, "{source.caption}"::VARCHAR AS caption
+        f"""SELECT uid, source::VARCHAR AS source, shard, "offset", size, {_caption(source)}::VARCHAR AS caption
             FROM samples WHERE source = $source AND {condition} {top}
             ORDER BY sample_order(uid_lo, {salt("mix", mix.seed)}::UBIGINT), uid""",
         source.source,

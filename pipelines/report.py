@@ -14,11 +14,12 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evaluation import report_data as page
 from evaluation.report import render_report
 from evaluation.results import Result, read_results
+from filters.errors import ConfigError
 from pipelines.config import JobConfig
 from pipelines.index import ledger
 from pipelines.job import Account, job_main, say
@@ -80,9 +81,7 @@ def plan(config: ReportConfig) -> dict[str, Any]:
 def collect(root: Root, config: ReportConfig) -> page.ReportData:
     """All sections as plain data; a section whose stage has not run is left empty."""
     results = all_results(root)
-    findings = Findings(checks=[])
-    if config.checks is not None:
-        findings = Findings.model_validate_json(Path(config.checks).read_text(encoding="utf-8"))
+    findings = _findings(config.checks)
     with catalog.connect(root) as con:
         return page.ReportData(
             title=config.title,
@@ -99,6 +98,19 @@ def collect(root: Root, config: ReportConfig) -> page.ReportData:
             credits=config.credits,
             facts=_facts(con),
         )
+
+
+def _findings(path: str | None) -> Findings:
+    if path is None:
+        return Findings(checks=[])
+    try:
+        return Findings.model_validate_json(Path(path).read_bytes())
+    except OSError as error:
+        raise ConfigError(f"checks {path}: cannot be read ({error})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "file"
+        raise ConfigError(f"checks {path}: {place}: {first['msg']}") from error
 
 
 def all_results(root: Root) -> list[Result]:
@@ -142,8 +154,10 @@ def _mixtures(root: Root) -> list[page.Mixture]:
 
 
 def _steps(row: dict[str, Any]) -> list[page.Attrition]:
-    rules = [name for name in row if name not in ("source", "asked", "got")]
-    return [page.Attrition(row["source"], b, row[a], row[b]) for a, b in itertools.pairwise(rules)]
+    return [
+        page.Attrition(row["source"], rule, before, after)
+        for (_, before), (rule, after) in itertools.pairwise(row["steps"])
+    ]
 
 
 def _histograms(con: duckdb.DuckDBPyConnection) -> list[page.Histogram]:

@@ -8,7 +8,9 @@ headwater mix-diff --root data even filtered
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -32,7 +34,10 @@ def query(con: duckdb.DuckDBPyConnection, text: str) -> pa.Table:
     try:
         if len(con.extract_statements(text)) != 1:
             raise ConfigError("expected one statement, for example: SELECT count(*) FROM samples")
-        return con.sql(text).to_arrow_table()
+        answer = con.sql(text)
+        if answer is None:
+            raise ConfigError("this statement has no answer to show; ask with SELECT")
+        return answer.to_arrow_table()
     except duckdb.Error as error:
         raise ConfigError(catalog.explain_error(error, con)) from error
 
@@ -90,8 +95,9 @@ def _why_out(sample: dict[str, Any]) -> str:
 
 def show(table: pa.Table, form: str) -> None:
     """Print an answer: a table for people, or csv or json lines."""
+    table = table.rename_columns(_distinct(table.column_names))
     if form == "csv":
-        pa.csv.write_csv(table, sys.stdout.buffer)
+        pa.csv.write_csv(_flat(table), sys.stdout.buffer)
     elif form == "json":
         for row in table.to_pylist():
             print(json.dumps(row, default=str))
@@ -104,6 +110,24 @@ def show(table: pa.Table, form: str) -> None:
             grid.add_row(*(_cell(value) for value in row.values()))
         # A pipe has no width of its own; tables that go there are not squeezed into 80 columns.
         Console(width=None if sys.stdout.isatty() else 240).print(grid)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Column names without repetitions, as DuckDB numbers them: a, a_1."""
+    found: list[str] = []
+    for name in names:
+        tries = (f"{name}_{i}" if i else name for i in itertools.count())
+        found.append(next(n for n in tries if n not in found))
+    return found
+
+
+def _flat(table: pa.Table) -> pa.Table:
+    """The table with nested columns as JSON text: a cell of a csv file holds one value."""
+    for index, field in enumerate(table.schema):
+        if pa.types.is_nested(field.type) or pa.types.is_binary(field.type):
+            texts = [None if v is None else json.dumps(v, default=str) for v in table[index].to_pylist()]
+            table = table.set_column(index, field.name, pa.array(texts, pa.string()))
+    return table
 
 
 def _cell(value: Any) -> str:
@@ -137,7 +161,11 @@ def main(command: str, argv: Sequence[str] | None = None) -> int:
                 show(query(con, arguments.query), arguments.format)
             else:
                 show(mix_diff(con, arguments.old, arguments.new), arguments.format)
+        sys.stdout.flush()
     except HeadwaterError as error:
         say(f"headwater {command}: {error}")
         return error.exit_code
+    except BrokenPipeError:
+        # `headwater sql ... | head` has read enough; the interpreter must not try to write the rest at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

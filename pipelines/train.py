@@ -72,7 +72,7 @@ def _names(root: Root, config: TrainJobConfig) -> list[str]:
     missing = sorted(set(config.mixtures) - set(known))
     if missing or not known:
         raise InputError(f"{root.url}/mixes: no mixture {', '.join(missing) or 'yet'}; run `headwater mix` first")
-    return config.mixtures or known
+    return list(dict.fromkeys(config.mixtures)) or known
 
 
 def _is_done(root: Root, name: str, config: TrainConfig) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +27,7 @@ from trainer.images import decode_rgb
 COLUMNS = ("uid", "source", "shard", "offset", "size", "caption", "repeat")
 Pixels = npt.NDArray[np.uint8]
 Index = npt.NDArray[np.int64]
+_OPEN_SHARDS = 128  # of one dataset at a time; a process may often open no more than 1,024 files
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class MixtureDataset:
     (seed, epoch, place in the order). A picture that cannot be decoded is counted by uid in `decode_errors` and
     replaced by the next row that can. The last rows of an epoch that fill no batch are left out of that epoch.
 
-    Raises SchemaError for a manifest without its columns, InputError for an empty one.
+    Raises SchemaError for a manifest without its columns or with nulls in them, InputError for an empty one.
     """
 
     def __init__(
@@ -67,7 +70,8 @@ class MixtureDataset:
         self._threads = threads
         self._cache: dict[int, Pixels] = {}
         self._cache_rows = cache_bytes // (3 * image_size * image_size)
-        self._files: dict[Path, int] = {}
+        self._open = functools.lru_cache(maxsize=_OPEN_SHARDS)(_Shard)
+        self._epoch_order = functools.lru_cache(maxsize=1)(self._permutation)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -88,9 +92,7 @@ class MixtureDataset:
 
     def order(self, epoch: int, rank: int = 0, ranks: int = 1) -> Index:
         """Rows in the order of `epoch` for `rank` of `ranks`, int64."""
-        generator = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
-        whole: Index = generator.permutation(len(self)).astype(np.int64)
-        return whole[rank::ranks]
+        return self._epoch_order(self.seed, epoch)[rank::ranks]
 
     def batches(
         self, batch: int, augmentation: AugmentConfig | None = None, rank: int = 0, ranks: int = 1
@@ -120,18 +122,29 @@ class MixtureDataset:
     def state_dict(self) -> dict[str, Any]:
         """Where the next batch starts, and what was counted; JSON types only."""
         counts = dict(sorted(self.decode_errors.items()))
-        return {"seed": self.seed, "epoch": self.epoch, "position": self.position, "decode_errors": counts}
+        return {
+            "rows": len(self),
+            "seed": self.seed,
+            "epoch": self.epoch,
+            "position": self.position,
+            "decode_errors": counts,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
+        """Continue where `state_dict` was taken; InputError for the state of a mixture of another size."""
+        if state["rows"] != len(self):
+            raise InputError(f"the state is of a mixture of {state['rows']} pairs, this one has {len(self)}")
         self.seed, self.epoch, self.position = state["seed"], state["epoch"], state["position"]
         self.decode_errors = Counter(state["decode_errors"])
 
     def close(self) -> None:
-        """Close the shards' files."""
-        for descriptor in self._files.values():
-            os.close(descriptor)
-        self._files.clear()
+        """Close the shards' files; the next read opens them again."""
+        self._open.cache_clear()
+
+    def _permutation(self, seed: int, epoch: int) -> Index:
+        whole: Index = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(len(self))
+        whole.flags.writeable = False  # every batch of the epoch looks at this one array
+        return whole
 
     def _decode(self, row: int) -> Pixels | None:
         try:
@@ -150,16 +163,25 @@ class MixtureDataset:
         )
         path = self.shards_root / source / f"{shard}.tar"
         try:
-            if path not in self._files:
-                self._files[path] = os.open(path, os.O_RDONLY)
-            data = os.pread(self._files[path], size, offset)
+            data = self._open(path).read(offset, size)
         except OSError as error:
-            raise ShardError(f"{path} cannot be read: {error.strerror}") from error
+            raise ShardError(f"{path} cannot be read: {error.strerror}; download the shard again") from error
         if len(data) != size:
             raise ShardError(
                 f"{path} ends before byte {offset + size}, which the manifest names; rebuild the mixture"
             )
         return data
+
+
+class _Shard:
+    """An open shard; its file is closed once nobody holds the shard, so that no thread reads a closed file."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def read(self, offset: int, size: int) -> bytes:
+        return os.pread(self._descriptor, size, offset)
 
 
 def fit(image: Image.Image, side: int) -> Pixels:
@@ -175,11 +197,14 @@ def fit(image: Image.Image, side: int) -> Pixels:
 def _read_manifest(path: Path) -> pa.Table:
     try:
         table = pq.read_table(path, memory_map=True)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path} cannot be read as a manifest: {error}") from error
     missing = [name for name in COLUMNS if name not in table.column_names]
     if missing:
         raise SchemaError(f"{path} is no manifest: it has no column {', '.join(missing)}")
     if table.num_rows == 0:
         raise InputError(f"{path} holds no samples; build the mixture again with wider selections")
-    return table.select(COLUMNS).combine_chunks()
+    table = table.select(COLUMNS).combine_chunks()
+    if nulls := [name for name in COLUMNS if table[name].null_count]:
+        raise SchemaError(f"{path} has nulls in {', '.join(nulls)}; build the mixture again")
+    return table

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import io
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from filters.errors import InputError
-
-# What Pillow raises for bytes that are not a whole picture; SyntaxError comes from its PNG and TIFF readers.
-DECODE_ERRORS = (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+from filters.pixels import BROKEN, FORMATS, describe, on_white
 
 
 def decode_rgb(data: bytes, side: int | None = None) -> Image.Image:
@@ -20,14 +18,10 @@ def decode_rgb(data: bytes, side: int | None = None) -> Image.Image:
     InputError for bytes that are no whole picture.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if side is not None:
                 image.draft("RGB", (side, side))
             image.load()
-            if image.has_transparency_data:
-                rgba = image.convert("RGBA")
-                white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-                return Image.alpha_composite(white, rgba).convert("RGB")
-            return image.convert("RGB")
-    except DECODE_ERRORS as error:
-        raise InputError(f"{len(data)} bytes are not a whole picture: {error}") from error
+            return on_white(image)
+    except (*BROKEN, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"{len(data)} bytes are not a whole picture: {describe(error, data)}") from error

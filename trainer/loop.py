@@ -36,7 +36,7 @@ def train(manifest: Path, shards_root: Path, out: Path, config: TrainConfig) -> 
     """
     record = _identity(manifest, config)
     done = finished(out)
-    if done is not None and done["fingerprint"] == record["fingerprint"]:
+    if done is not None and done.get("fingerprint") == record["fingerprint"]:
         return done
     out.mkdir(parents=True, exist_ok=True)
     (out / RECORD_NAME).unlink(missing_ok=True)
@@ -58,11 +58,14 @@ def fingerprint(manifest: Path, config: TrainConfig) -> str:
 
 
 def finished(out: Path) -> dict[str, Any] | None:
-    """The record of a finished run in `out`, or None."""
+    """The record of a finished run in `out`, or None; a record that a full disk cut short is none."""
     paths = [out / name for name in (RECORD_NAME, CONFIG_NAME, WEIGHTS_NAME)]
     if not all(path.is_file() for path in paths):
         return None
-    record: dict[str, Any] = json.loads(paths[0].read_text(encoding="utf-8"))
+    try:
+        record: dict[str, Any] = json.loads(paths[0].read_text(encoding="utf-8"))
+    except ValueError:
+        return None
     return record
 
 

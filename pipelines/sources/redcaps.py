@@ -48,7 +48,10 @@ def _path(file: str) -> str:
 
 
 def _not_json(file: str, count: int, error: ijson.JSONError) -> InputError:
-    what = str(error).splitlines()[0]
+    detail = error.args[0] if error.args else ""
+    # yajl gives bytes when the place of the error is not UTF-8
+    text = detail.decode("utf-8", "backslashreplace") if isinstance(detail, bytes) else str(detail)
+    what = (text.splitlines() or ["broken"])[0]
     return InputError(f"{file}: not JSON after {count} records ({what}); check the file or fetch it again")
 
 

@@ -15,11 +15,11 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from filters.errors import ConfigError, InputError
+from filters.errors import ConfigError, InputError, ShardError
 from filters.sampling import sample_order_sql
 from pipelines.store.fingerprint import KEY, fingerprint
 from pipelines.store.root import Root
-from pipelines.store.schema import MANIFEST, SHARD, VERDICTS, features
+from pipelines.store.schema import MANIFEST, SCHEMA_VERSION, SHARD, VERDICTS, features
 
 FILE = "catalog.duckdb"
 # Off, because DuckDB would otherwise try to fetch extensions from the network when a query names one.
@@ -44,11 +44,20 @@ _MIXTURES = pa.schema([
 
 
 def connect(root: Root) -> duckdb.DuckDBPyConnection:
-    """The catalog, read-only and closed to files and network; InputError where there is none."""
+    """The catalog, read-only and closed to files and network; InputError where there is none that can be read."""
     path = root.local(FILE)
     if not path.exists():
         raise InputError(f"{path}: no catalog; run `headwater index --root {root.url}` first")
-    return duckdb.connect(str(path), read_only=True, config={**_SETTINGS, **_CLOSED})
+    again = f"run `headwater index --root {root.url}` again"
+    try:
+        con = duckdb.connect(str(path), read_only=True, config={**_SETTINGS, **_CLOSED})
+        found = con.execute("SELECT value FROM catalog_info WHERE name = 'schema_version'").fetchall()
+    except duckdb.Error as error:
+        raise InputError(f"{path}: is not a catalog that can be read ({_first_line(error)}); {again}") from error
+    if found != [(str(SCHEMA_VERSION),)]:
+        con.close()
+        raise InputError(f"{path}: the catalog is of another version; {again}")
+    return con
 
 
 def snapshot(con: duckdb.DuckDBPyConnection) -> str:
@@ -64,22 +73,28 @@ def is_current(root: Root, marks: dict[str, str]) -> bool:
     try:
         with connect(root) as con:
             found = dict(con.execute("SELECT name, value FROM catalog_info").fetchall())
-    except duckdb.Error:
+    except (duckdb.Error, InputError):
         return False
     return found == marks
 
 
 def build(
     root: Root, scores: str | None, verdicts: str | None, marks: dict[str, str], runs: list[dict[str, Any]]
-) -> tuple[int, dict[str, int]]:
-    """Write a new catalog from all published files and swap it in; its distinct uids, and samples by status."""
+) -> tuple[int, dict[str, int], dict[str, int]]:
+    """Write a new catalog from all published files and swap it in.
+
+    Returns its distinct uids, its samples by status, and by stage the pictures that its sidecars lack. Raises
+    InputError where nothing was downloaded, ShardError for a published file that cannot be read.
+    """
+    if not root.shards("shards"):
+        raise InputError(f"{root.url}/shards: nothing downloaded; run `headwater download` first")
     path = root.local(FILE)
     temporary = path.with_name(f".{FILE}.tmp")
-    temporary.unlink(missing_ok=True)
+    _clear(temporary)
     try:
         with duckdb.connect(str(temporary), config=_SETTINGS) as con:
             con.execute(sample_order_sql())
-            _load_samples(con, root, scores, verdicts)
+            missing = _load_samples(con, root, scores, verdicts)
             _load_ledger(con, root, runs)
             con.execute("CREATE TABLE catalog_info (name VARCHAR, value VARCHAR)")
             con.executemany("INSERT INTO catalog_info VALUES (?, ?)", sorted(marks.items()))
@@ -87,9 +102,19 @@ def build(
             [(records,)] = con.execute("SELECT count(DISTINCT uid) FROM attempts").fetchall()
             statuses = con.execute("SELECT status::VARCHAR, count(*) FROM samples GROUP BY status").fetchall()
         temporary.replace(path)
-        return records, dict(statuses)
+        return records, dict(statuses), missing
+    except duckdb.Error as error:
+        raise ShardError(
+            f"{root.url}: a published file cannot be read ({_first_line(error)}); delete it and run its stage again"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        _clear(temporary)
+
+
+def _clear(temporary: Path) -> None:
+    """Without its log too: DuckDB would replay what a killed build left into the new file."""
+    for path in (temporary, temporary.with_name(temporary.name + ".wal")):
+        path.unlink(missing_ok=True)
 
 
 def sample_marks(root: Root, scores: str | None, verdicts: str | None) -> str:
@@ -106,7 +131,7 @@ def sample_marks(root: Root, scores: str | None, verdicts: str | None) -> str:
 
 def explain_error(error: duckdb.Error, con: duckdb.DuckDBPyConnection) -> str:
     """One line for a DuckDB error, with the nearest column names where a column is unknown."""
-    text = str(error).split("\n\n")[0].replace("\n", " ").strip()
+    text = _first_line(error)
     unknown = re.search(r'[Cc]olumn "?([\w.]+)"? ', text)
     if isinstance(error, duckdb.BinderException) and unknown:
         known = con.execute("SELECT DISTINCT column_name FROM duckdb_columns() WHERE NOT internal").fetchall()
@@ -116,35 +141,42 @@ def explain_error(error: duckdb.Error, con: duckdb.DuckDBPyConnection) -> str:
     return text
 
 
+def _first_line(error: duckdb.Error) -> str:
+    return str(error).split("\n\n")[0].replace("\n", " ").strip()
+
+
 def _paths(root: Root, *folder: str) -> list[str]:
     return [root.path(*folder, shard.source, f"{shard.number}.parquet") for shard in root.shards(*folder)]
 
 
-def _load_samples(con: duckdb.DuckDBPyConnection, root: Root, scores: str | None, verdicts: str | None) -> None:
-    """`attempts`, then `samples`: the latest attempt of each uid, joined with its score and its verdict."""
-    shards = _paths(root, "shards")
-    if not shards:
-        raise InputError(f"{root.url}/shards: nothing downloaded; run `headwater download` first")
-    con.execute("CREATE TABLE _shards AS SELECT * FROM read_parquet(?)", [shards])
+def _load_samples(
+    con: duckdb.DuckDBPyConnection, root: Root, scores: str | None, verdicts: str | None
+) -> dict[str, int]:
+    """`attempts`, then `samples`: the latest attempt of each uid, joined with its score and its verdict.
+
+    A sidecar's row counts only for the shard that it was made from: sidecars outlive shards that were made anew, and
+    two rows of one uid would count its sample twice. Returns by stage the pictures that its sidecars lack.
+    """
+    con.execute("CREATE TABLE _shards AS SELECT * FROM read_parquet(?)", [_paths(root, "shards")])
     for name in ("source", "status", "reason", "mime"):
-        # ENUMs group about five times faster than strings.
-        con.execute(
-            f"CREATE TYPE {name}_t AS ENUM (SELECT DISTINCT {name} FROM _shards WHERE {name} IS NOT NULL ORDER BY 1)"
-        )
-        con.execute(f"ALTER TABLE _shards ALTER {name} TYPE {name}_t")
+        # ENUMs group about five times faster than strings; one without values there cannot be.
+        values = f"SELECT DISTINCT {name} FROM _shards WHERE {name} IS NOT NULL ORDER BY 1"
+        if con.execute(values).fetchone():
+            con.execute(f"CREATE TYPE {name}_t AS ENUM ({values})")
+            con.execute(f"ALTER TABLE _shards ALTER {name} TYPE {name}_t")
     con.execute("CREATE TABLE attempts AS SELECT * FROM _shards ORDER BY source, shard, key")
     con.execute("DROP TABLE _shards")
-    _load_sidecar(
-        con, "_scores", _paths(root, "features", scores) if scores else [], "uid, clip_score", features(1).arrow
-    )
-    _load_sidecar(con, "_verdicts", _paths(root, "verdicts", verdicts) if verdicts else [], "*", VERDICTS.arrow)
+    score_paths = _paths(root, "features", scores) if scores else []
+    verdict_paths = _paths(root, "verdicts", verdicts) if verdicts else []
+    _load_sidecar(con, "_scores", score_paths, ["uid", "clip_score"], features(1).arrow)
+    _load_sidecar(con, "_verdicts", verdict_paths, VERDICTS.names, VERDICTS.arrow)
     con.execute("""
         CREATE TABLE samples AS
-        SELECT a.*, s.clip_score, v.* EXCLUDE (uid)
+        SELECT a.*, s.clip_score, v.* EXCLUDE (uid, _source, _shard)
         FROM (FROM attempts QUALIFY row_number() OVER (PARTITION BY uid ORDER BY attempt DESC, shard DESC) = 1) a
-        LEFT JOIN _scores s USING (uid) LEFT JOIN _verdicts v USING (uid)
+        LEFT JOIN _scores s ON s.uid = a.uid AND s._source = a.source::VARCHAR AND s._shard = a.shard
+        LEFT JOIN _verdicts v ON v.uid = a.uid AND v._source = a.source::VARCHAR AND v._shard = a.shard
         ORDER BY a.source, a.shard, a.key;
-        DROP TABLE _scores; DROP TABLE _verdicts;
         CREATE VIEW sources AS SELECT source, count(*) AS records, count(*) FILTER (status = 'success') AS successes,
             avg(clip_score) AS mean_clip_score, count(duplicate_of) AS duplicates, count(eval_set) AS eval_overlaps
             FROM samples GROUP BY source ORDER BY source;
@@ -152,19 +184,40 @@ def _load_samples(con: duckdb.DuckDBPyConnection, root: Root, scores: str | None
             count(*) FILTER (status = 'success') AS successes,
             sum(size)::BIGINT AS image_bytes FROM attempts GROUP BY source, shard ORDER BY source, shard;
     """)
+    missing = {
+        stage: _without(con, table)
+        for stage, table, paths in (("score", "_scores", score_paths), ("dedupe", "_verdicts", verdict_paths))
+        if paths
+    }
+    con.execute("DROP TABLE _scores; DROP TABLE _verdicts")
+    return missing
+
+
+def _without(con: duckdb.DuckDBPyConnection, sidecar: str) -> int:
+    """Pictures for which a sidecar table has no row."""
+    [(count,)] = con.execute(f"""SELECT count(*) FROM samples a ANTI JOIN {sidecar} s
+        ON s.uid = a.uid AND s._source = a.source::VARCHAR AND s._shard = a.shard WHERE status = 'success'
+    """).fetchall()
+    return int(count)
 
 
 def _load_sidecar(
-    con: duckdb.DuckDBPyConnection, table: str, paths: list[str], columns: str, schema: pa.Schema
+    con: duckdb.DuckDBPyConnection, table: str, paths: list[str], columns: list[str], schema: pa.Schema
 ) -> None:
-    """A table over a stage's sidecars; an empty one of the same columns where the stage has not run."""
+    """A table over a stage's sidecars, with the shard each row is of; empty where the stage has not run."""
     if paths:
-        con.execute(f"CREATE TABLE {table} AS SELECT {columns} FROM read_parquet(?)", [paths])
+        names = ", ".join(f'"{name}"' for name in columns)
+        con.execute(
+            f"""CREATE TABLE {table} AS SELECT {names}, split_part(filename, '/', -2) AS _source,
+                replace(split_part(filename, '/', -1), '.parquet', '') AS _shard
+                FROM read_parquet(?, filename = true)""",
+            [paths],
+        )
         return
     # DuckDB does not take Arrow's half floats, so only the columns that are asked for are made.
-    fields = [field for field in schema if columns == "*" or field.name in columns]
-    empty = pa.schema(fields).empty_table()
-    con.execute(f"CREATE TABLE {table} AS SELECT {columns} FROM empty")
+    shard = [pa.field("_source", pa.string()), pa.field("_shard", pa.string())]
+    empty = pa.schema([*(schema.field(name) for name in columns), *shard]).empty_table()
+    con.execute(f"CREATE TABLE {table} AS SELECT * FROM empty")
     del empty
 
 
@@ -194,8 +247,8 @@ def _load_ledger(con: duckdb.DuckDBPyConnection, root: Root, runs: list[dict[str
 
 
 def mixture_names(root: Root) -> list[str]:
-    """Names of the finished mixtures."""
-    return [name for name in root.names("mixes") if root.exists("mixes", name, "mix.lock.json")]
+    """Names of the finished mixtures: the manifest is written last."""
+    return [name for name in root.names("mixes") if root.exists("mixes", name, "manifest.parquet")]
 
 
 def _comment(con: duckdb.DuckDBPyConnection) -> None:

@@ -6,7 +6,10 @@ import hashlib
 import json
 from typing import Any
 
+# Keys of the metadata in published parquet files.
 KEY = "headwater.fingerprint"
+SHARDS = "headwater.shards"  # slices that an ingest made of its source
+SAMPLES_PER_SHARD = "headwater.samples_per_shard"
 
 
 def fingerprint(*parts: Any) -> str:

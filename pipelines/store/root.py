@@ -15,6 +15,7 @@ file that exists is complete.
 
 from __future__ import annotations
 
+import glob
 import io
 import json
 import os
@@ -27,7 +28,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from filters.errors import ConfigError, ShardError
+from filters.errors import ConfigError, InputError, ShardError
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -46,7 +47,7 @@ class Root:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._fs, self._base = fsspec.core.url_to_fs(url)
+        self._fs, self._base = filesystem(url, "root")
         self._is_local = isinstance(self._fs, fsspec.implementations.local.LocalFileSystem)
 
     def __reduce__(self) -> tuple[type[Root], tuple[str]]:
@@ -89,24 +90,33 @@ class Root:
         return bytes(self._fs.cat_file(self.path(*parts)))
 
     def read_json(self, *parts: str) -> Any:
-        """The file parsed as JSON."""
-        return json.loads(self.read_bytes(*parts))
+        """The file parsed as JSON; InputError naming the file when it cannot be."""
+        try:
+            return json.loads(self.read_bytes(*parts))
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{self.path(*parts)}: cannot be read ({error}); delete it and run its stage again"
+            ) from error
 
     def read_table(self, *parts: str, columns: list[str] | None = None) -> pa.Table:
-        """A parquet file; ShardError naming the file when it cannot be read."""
+        """A parquet file; ShardError naming the file when it cannot be read or lacks one of `columns`."""
         path = self.path(*parts)
         try:
             with self._fs.open(path, "rb") as file:
-                return pq.read_table(file, columns=columns)
-        except (OSError, pa.ArrowInvalid) as error:
+                table = pq.read_table(file, columns=columns)
+        except (OSError, pa.ArrowException) as error:
             raise ShardError(f"{path}: cannot be read ({error}); delete it and run its stage again") from error
+        missing = [name for name in columns or () if name not in table.column_names]
+        if missing:
+            raise ShardError(f"{path}: has no column {', '.join(missing)}; delete it and run its stage again")
+        return table
 
     def parquet_metadata(self, *parts: str) -> dict[str, str]:
         """Key-value metadata of a parquet file; empty where the file is missing or broken."""
         try:
             with self._fs.open(self.path(*parts), "rb") as file:
                 found = pq.read_schema(file).metadata or {}
-        except (OSError, pa.ArrowInvalid):
+        except (OSError, pa.ArrowException):
             return {}
         return {key.decode(): value.decode() for key, value in found.items() if not key.startswith(b"ARROW:")}
 
@@ -122,7 +132,14 @@ class Root:
             temporary.write_bytes(data)
             temporary.replace(path)
         finally:
-            temporary.unlink(missing_ok=True)
+            # Those of earlier writers too: a killed process leaves its own behind.
+            for left in Path(path).parent.glob(f".{glob.escape(Path(path).name)}.*.tmp"):
+                left.unlink(missing_ok=True)
+
+    def remove(self, *parts: str) -> None:
+        """Take a file away; nothing happens where there is none."""
+        if self.exists(*parts):
+            self._fs.rm_file(self.path(*parts))
 
     def write_json(self, value: Any, *parts: str) -> None:
         """Publish `value` as JSON, keys sorted."""
@@ -139,8 +156,19 @@ class Root:
         self.write_bytes(buffer.getvalue(), *parts)
 
     def read_ranges(self, ranges: list[tuple[int, int]], *parts: str) -> list[bytes]:
-        """Bytes at each (offset, size) of one file."""
+        """Bytes at each (offset, size) of one file; ShardError when it is missing or shorter than that."""
         path = self.path(*parts)
+        try:
+            found = self._read_ranges(path, ranges)
+        except OSError as error:
+            raise ShardError(
+                f"{path}: cannot be read ({error}); delete its parquet and run its stage again"
+            ) from error
+        if any(len(data) != size for data, (_, size) in zip(found, ranges, strict=True)):
+            raise ShardError(f"{path}: is cut short; delete it and run its stage again")
+        return found
+
+    def _read_ranges(self, path: str, ranges: list[tuple[int, int]]) -> list[bytes]:
         if not self._is_local:
             return [bytes(self._fs.cat_file(path, start=o, end=o + n)) for o, n in ranges]
         handle = os.open(path, os.O_RDONLY)
@@ -148,3 +176,12 @@ class Root:
             return [os.pread(handle, size, offset) for offset, size in ranges]
         finally:
             os.close(handle)
+
+
+def filesystem(url: str, what: str) -> tuple[Any, str]:
+    """The file system of `url` and the path in it; ConfigError, saying `what` the URL is of, for one not known."""
+    try:
+        fs, path = fsspec.core.url_to_fs(url)
+    except (ValueError, ImportError) as error:
+        raise ConfigError(f"{what} {url}: {error}") from error
+    return fs, str(path)

@@ -34,7 +34,11 @@ REASONS: dict[str, tuple[Status, str, str]] = {
     "timeout": (Status.FAILED_TO_DOWNLOAD, "timed out", "the deadline for the whole URL passed"),
     "dns": (Status.FAILED_TO_DOWNLOAD, "Name or service not known", "the host name has no address"),
     "connection": (Status.FAILED_TO_DOWNLOAD, "Connection error", "refused, reset or cut short"),
-    "redirects": (Status.FAILED_TO_DOWNLOAD, "Too many redirects", "the redirect limit was reached"),
+    "redirects": (
+        Status.FAILED_TO_DOWNLOAD,
+        "Too many redirects",
+        "the redirect limit was reached, or one led nowhere",
+    ),
     "opt_out": (
         Status.FAILED_TO_DOWNLOAD,
         "Use of image disallowed by X-Robots-Tag directive",

@@ -46,6 +46,8 @@ def write_shard(
         sample.row.update(status=str(status), shard=shard.number, offset=offset, size=size)
     columns = {name: [sample.row.get(name) for sample in samples] for name in SHARD.names}
     table = pa.table({name: pa.array(columns[name], SHARD.arrow.field(name).type) for name in SHARD.names})
+    # An earlier parquet goes first: its offsets do not fit the new tar.
+    root.remove("shards", shard.source, f"{shard.number}.parquet")
     root.write_bytes(tar, "shards", shard.source, f"{shard.number}.tar")
     counts = Counter(table["status"].to_pylist())
     root.write_json(_stats(table, counts, timing), "shards", shard.source, f"{shard.number}_stats.json")
@@ -60,6 +62,16 @@ def is_written(root: Root, shard: ShardId, mark: str) -> bool:
     """Whether the shard is there, whole, and made with the settings behind `mark`."""
     metadata = root.parquet_metadata("shards", shard.source, f"{shard.number}.parquet")
     return metadata.get(KEY) == mark and root.exists("shards", shard.source, f"{shard.number}.tar")
+
+
+def remove_leftovers(root: Root, source: str, keep: set[str]) -> list[str]:
+    """Take away a source's shards whose number is not in `keep`, parquet first; the numbers that went."""
+    endings = (".parquet", ".tar", "_stats.json")
+    numbers = {name.removesuffix(e) for e in endings for name in root.names("shards", source, suffix=e)}
+    for number in sorted(numbers - keep):
+        for ending in endings:
+            root.remove("shards", source, number + ending)
+    return sorted(numbers - keep)
 
 
 def read_images(root: Root, table: pa.Table) -> list[bytes]:

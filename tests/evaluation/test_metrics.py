@@ -141,3 +141,12 @@ def test_at_floor_is_touching() -> None:
     assert metrics.at_floor(Interval(0.01, 0.2), 0.01)
     assert metrics.at_floor(Interval(0.0, 0.005), 0.01)
     assert not metrics.at_floor(Interval(0.0101, 0.2), 0.01)
+
+
+def test_a_model_that_cannot_tell_classes_apart_is_at_the_floor() -> None:
+    """Constant scores are chance exactly, but the sums end some last digits beside it for many class counts."""
+    for classes in range(100, 400, 7):
+        ranks = Ranks(np.zeros(classes, np.int64), np.full(classes, classes - 1))
+        for k in (2, 5, 10, 100):
+            values = metrics.expected_k_way(ranks, classes, k)
+            assert metrics.at_floor(metrics.bootstrap_interval(values, 0, resamples=2), 1 / k), (classes, k)

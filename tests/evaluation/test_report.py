@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from evaluation import report_data
-from evaluation.report import account_table, count, render_report, seconds
+from evaluation.report import account_table, count, mixture_tables, render_report, seconds
 from evaluation.report_data import (
     Account,
     AccountLine,
@@ -206,6 +206,31 @@ def test_unbalanced_account_shows(data: ReportData, tmp_path: Path) -> None:
         account_table(stray)
 
 
+def test_captions_of_strangers_cannot_spoil_the_page(data: ReportData, tmp_path: Path) -> None:
+    captions = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "long " * 3000, "صورة شمس"]
+    gallery = Gallery("<i>", [Picture(picture(8), caption, "<b>note</b>") for caption in captions])
+    raw = render_report(replace(data, galleries=[gallery], title="</title><script>"), tmp_path).read_text("utf-8")
+    page = Page(raw)
+    assert page.open == [] and not {"script", "b", "i"} & set(page.tags)
+    assert raw.count("long ") < 40 and "…" in raw
+    assert raw.count('<span dir="auto">') == 4
+
+
+def test_mixtures_of_one_source_share_a_table() -> None:
+    def alone(source: str, *filters: str) -> Mixture:
+        steps = [Attrition(source, name, 10, 9) for name in filters]
+        return Mixture(f"only {source}", [MixtureSource(source, 1, 5, 5)], steps)
+
+    both = Mixture("both", [MixtureSource("a", 1, 5, 5), MixtureSource("b", 1, 5, 5)])
+    tables = mixture_tables([alone("a", "x"), both, alone("b", "x"), alone("c")])
+    assert [(t.title, t.alone, [r.mixture for r in t.rows]) for t in tables] == [
+        ("both", False, ["both", "both"]),
+        ("One source alone", True, ["only a", "only b"]),
+        ("One source alone", True, ["only c"]),
+    ]
+    assert [(r.source.source, r.first, r.left) for r in tables[1].rows] == [("a", 10, [9]), ("b", 10, [9])]
+
+
 def test_empty_report_renders(tmp_path: Path) -> None:
     page = Page(render_report(ReportData(title="Nothing yet", summary="-"), tmp_path).read_text(encoding="utf-8"))
     assert page.open == [] and "table" not in page.tags and "img" not in page.tags
@@ -246,6 +271,15 @@ def test_scatter_bears_extremes() -> None:
     assert scatter_png(extreme, TASKS[1:], TASKS[0])
 
 
+def test_scatter_bears_an_interval_without_width() -> None:
+    """Equal values in all pictures make bounds that a rounding error may put on the wrong side of the value."""
+    one = result("flat", 0.3)
+    above = float(np.nextafter(0.3, 1))
+    flat = {n: replace(f, value=0.3, low=above, high=above) for n, f in one.eval.items()}
+    flat |= {n: replace(f, reference=replace(flat["ref"])) for n, f in flat.items() if f.reference}
+    assert scatter_png([replace(one, eval=flat)], TASKS[1:], TASKS[0])
+
+
 def test_marks_differ() -> None:
     """Up to 56 models can be told apart, the first eight by shape alone."""
     assert len({mark(i) for i in range(56)}) == 56
@@ -255,3 +289,4 @@ def test_marks_differ() -> None:
 def test_numbers_as_text() -> None:
     assert count(None) == "–" and count(1234567) == "1\u202f234\u202f567"
     assert seconds(3.21) == "3.2 s" and seconds(125.4) == "2 min 5 s"
+    assert seconds(59.97) == "1 min 0 s" and seconds(179.7) == "3 min 0 s"

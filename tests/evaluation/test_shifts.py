@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +192,9 @@ def test_results_file(tiny: LoadedModel, tasks: list[Task], tmp_path: Path) -> N
     path = tmp_path / "deep" / "results.jsonl"
     results.write_results(path, [made.result, made.result])
     assert results.read_results(path) == [made.result, made.result]
+    odd = replace(made.result, run_id="one\u2028line")
+    results.write_results(tmp_path / "odd.jsonl", [odd])
+    assert results.read_results(tmp_path / "odd.jsonl") == [odd]
     study = "run_id kind components n_total arch epochs samples_seen batch lr seed filter ensemble eval"
     row = json.loads(path.read_text().splitlines()[0])
     assert {*study.split(), "data_manifest_hash", "code_version"} <= set(row)

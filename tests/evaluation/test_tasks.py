@@ -182,3 +182,34 @@ def test_shared_classes_keep_the_first_ones_order(make_task: MakeTask) -> None:
     one: Task = make_task("one", NAMES)
     two: Task = make_task("two", ["red heart", "zebra", "dog face"])
     assert shared_classes(one, two) == ["dog face", "red heart"]
+
+
+def test_members_in_folders_and_names_with_odd_line_ends(tmp_path: Path, make_task: MakeTask) -> None:
+    """`tar c ./` puts ./ before each name; U+2028 and the form feed end no line, as CLIP_benchmark reads it."""
+    names = ["dog\u2028face", "cat\x0cface", "red heart", "x"]
+    folder = tmp_path / "set"
+    write_task(folder, make_task("set", names))
+    for tar in (folder / "test").glob("*.tar"):
+        with tarfile.open(tar) as archive:
+            parts = {m.name: stream.read() for m in archive if (stream := archive.extractfile(m)) is not None}
+        with tarfile.open(tar, "w") as archive:
+            for name, data in parts.items():
+                info = tarfile.TarInfo(f"./v1.0/{name}")
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    task = load_task(folder)
+    assert task.classnames == names
+    assert task.keys[0] == "v1.0/s0000000" and task.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    (folder / "classnames.txt").write_bytes(b"a\n\xff\n")
+    with pytest.raises(InputError, match=r"classnames\.txt is not UTF-8"):
+        load_task(folder)
+
+
+def test_a_whole_task_may_have_a_name_twice(make_task: MakeTask) -> None:
+    """ImageNet's names hold `missile` and `sunglasses` twice; sets with the same list need no matching by name."""
+    names = ["missile", "dog", "missile"]
+    one, two = make_task("one", names), make_task("two", list(names))
+    part = subset(one, shared_classes(one, two))
+    assert part.labels.tolist() == [0, 0, 1, 1, 2, 2] and part.classes.tolist() == [0, 1, 2]
+    with pytest.raises(InputError, match="stands twice"):
+        subset(one, ["dog", "missile"])

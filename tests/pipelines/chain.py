@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import io
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,12 +38,14 @@ class _Pictures(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server: Any = self.server
         server.seen.append(self.path)
+        server.cookies.append(self.headers.get("Cookie"))
+        time.sleep(server.delay)
         faults = server.faults.get(self.path)
         if faults:
             status, headers, body = faults.pop(0) if len(faults) > 1 else faults[0]
         else:
             status, headers, body = 200, {"Content-Type": "image/png"}, picture(int(self.path[1:].split(".")[0]))
-        self.send_response(status)
+        self.send_response(status, server.phrase if status == 404 else None)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
@@ -56,7 +59,8 @@ class _Pictures(http.server.BaseHTTPRequestHandler):
 def picture_server(faults: dict[str, list[tuple[int, dict[str, str], bytes]]] | None = None) -> Iterator[Any]:
     """A real HTTP server on loopback; `.seen` lists the paths it was asked for, `.resolve` is the name override."""
     server: Any = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Pictures)
-    server.seen, server.faults = [], faults or {}
+    server.seen, server.cookies, server.faults = [], [], faults or {}
+    server.delay, server.phrase = 0.0, None
     server.resolve = {"*.test": f"127.0.0.1:{server.server_address[1]}"}
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,7 @@ def test_sql_prints_csv_json_and_a_table(root: Root, capsys: pytest.CaptureFixtu
 def test_lock_file_records_what_was_asked_and_got(root: Root) -> None:
     lock = root.read_json("mixes", "small", "mix.lock.json")
     assert (lock["asked"], lock["samples"]) == (5, 5)
-    assert lock["attrition"][0]["not_in_evaluation"] == ROWS - 3
+    assert dict(lock["attrition"][0]["steps"])["not_in_evaluation"] == ROWS - 3
     assert build_mix.run(mixture(root, name="small", total=5))["up_to_date"]
     pairs = np.load(root.local("mixes", "small", "uids.npy"))
     assert (pairs.dtype, len(pairs)) == (np.dtype("u8,u8"), 5)
@@ -181,6 +182,106 @@ def test_a_dry_run_of_a_mixture_says_what_each_source_gives(root: Root) -> None:
 def test_too_few_samples_are_an_error_with_numbers(root: Root) -> None:
     with pytest.raises(InputError, match=f"cc12m: 100 asked, {ROWS - 3} there"):
         build_mix.run(mixture(root, name="much", total=100))
+
+
+@pytest.fixture
+def copied(root: Root, tmp_path: Path) -> Root:
+    """A root of one's own to damage."""
+    shutil.copytree(root.url, tmp_path / "copy")
+    return Root(str(tmp_path / "copy"))
+
+
+def rows_in(root: Root, table: str = "samples") -> int:
+    with connect(root) as con:
+        [(count,)] = con.execute(f"SELECT count(*) FROM {table}").fetchall()
+    return int(count)
+
+
+def test_a_sidecar_without_its_shard_counts_no_sample_twice(copied: Root, capsys: pytest.CaptureFixture[str]) -> None:
+    for stage in ("features", "verdicts"):
+        (name,) = copied.names(stage)
+        folder = copied.local(stage, name, "cc12m")
+        shutil.copy(folder / "00000.parquet", folder / "00009.parquet")
+        (folder / "00001.parquet").unlink()
+    index.run(index.IndexConfig(root=copied.url))
+    assert rows_in(copied) == ROWS
+    printed = capsys.readouterr().err
+    assert "pictures came after the last `headwater score`" in printed
+    assert "pictures came after the last `headwater dedupe`" in printed
+
+
+def test_what_a_killed_build_left_does_not_enter_the_next(copied: Root) -> None:
+    for name in (".catalog.duckdb.tmp", ".catalog.duckdb.tmp.wal"):
+        copied.local(name).write_bytes(b"half")
+    index.run(index.IndexConfig(root=copied.url, rebuild=True))
+    assert rows_in(copied) == ROWS
+    assert not list(copied.local().glob(".catalog*"))
+
+
+def test_a_root_where_every_download_failed_is_indexed(tmp_path: Path, tiny_model: Path) -> None:
+    root = Root(str(tmp_path / "root"))
+    dump = cc12m_dump(tmp_path, 3, host="localhost")
+    ingest.run(ingest.IngestConfig(root=root.url, source="cc12m", metadata=str(dump)))
+    download.run(download.DownloadConfig(root=root.url, local=True))
+    assert score.run(score.ScoreConfig(root=root.url, local=True, model=str(tiny_model)))["rows_in"] == 0
+    assert dedupe.run(dedupe.DedupeConfig(root=root.url))["rows_in"] == 0
+    assert index.run(index.IndexConfig(root=root.url))["counts"] == {"skipped": 3}
+
+
+def test_a_foreign_file_among_the_runs_is_named(copied: Root) -> None:
+    copied.write_json([], "runs", "x.json")
+    with pytest.raises(InputError, match=r"x\.json: is not the record of a run"):
+        index.run(index.IndexConfig(root=copied.url))
+
+
+@pytest.mark.parametrize(
+    ("command", "damaged", "says"),
+    [
+        (["sql", "SELECT 1"], "catalog.duckdb", "is not a catalog that can be read"),
+        (["index", "--rebuild"], "shards/cc12m/00001.parquet", "a published file cannot be read"),
+        (["index", "--rebuild"], "features/*/cc12m/00001.parquet", "a published file cannot be read"),
+        (["index", "--rebuild"], "mixes/small/mix.lock.json", "mix.lock.json: cannot be read"),
+        (["index", "--rebuild"], "mixes/small/manifest.parquet", "a published file cannot be read"),
+        (["dedupe"], "shards/cc12m/00001.parquet", "00001.parquet: cannot be read"),
+        (["dedupe"], "shards/cc12m/00001.tar", "00001.tar: is cut short"),
+    ],
+)
+def test_damaged_files_are_one_line(
+    copied: Root, command: list[str], damaged: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (victim,) = Path(copied.url).glob(damaged)
+    victim.write_bytes(b"PAR1 damaged")
+    code = main([command[0], "--root", copied.url, *command[1:]])
+    printed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("headwater")]
+    assert code in (1, 2)
+    assert len(printed) == 1
+    assert says in printed[0]
+
+
+def test_a_catalog_of_another_version_is_built_again(copied: Root) -> None:
+    with duckdb.connect(str(copied.local("catalog.duckdb"))) as con:
+        con.execute("UPDATE catalog_info SET value = '0' WHERE name = 'schema_version'")
+    with pytest.raises(InputError, match="of another version; run `headwater index"):
+        connect(copied)
+    index.run(index.IndexConfig(root=copied.url))
+    assert rows_in(copied) == ROWS
+
+
+def test_a_mixture_without_its_manifest_is_not_there(copied: Root) -> None:
+    copied.remove("mixes", "small", "manifest.parquet")
+    index.run(index.IndexConfig(root=copied.url))
+    assert rows_in(copied, "mixtures") == 1
+    build_mix.run(mixture(copied, name="small", total=5))
+    assert copied.exists("mixes", "small", "manifest.parquet")
+
+
+def test_nested_and_repeated_columns_are_printed(root: Root, capsys: pytest.CaptureFixture[str]) -> None:
+    query = "SELECT captions, 1 AS a, 2 AS a FROM samples LIMIT 1"
+    assert main(["sql", "--root", root.url, query, "--format", "csv"]) == 0
+    assert capsys.readouterr().out.startswith('"captions","a","a_1"\n"[""a picture of')
+    assert main(["sql", "--root", root.url, query, "--format", "json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["a"], answer["a_1"]) == (1, 2)
 
 
 def test_two_models_must_be_told_apart(root: Root, tmp_path: Path) -> None:

@@ -64,6 +64,8 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["score", "--model", "ViT-B-23"], "nothing downloaded"),
         (["dedupe"], "nothing downloaded"),
         (["index"], "nothing downloaded"),
+        (["report", "--checks", "none.json"], "checks none.json: cannot be read"),
+        (["ingest", "--source", "cc12m", "--metadata", "s4://x"], "metadata s4://x: Protocol not known: s4"),
         (["mix", "--config", "none.yaml"], "none.yaml: no such file"),
         (["train"], "no mixture yet"),
         (["evaluate", "--reference", "imagenet"], "no model yet"),
@@ -81,6 +83,22 @@ def test_wrong_input_is_exit_code_2_and_one_line(
     assert says in printed.err
     assert printed.err.strip().count("\n") == 0
     assert printed.out == ""
+
+
+def test_a_mistyped_root_is_one_line_and_makes_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for root in (tmp_path / "none", "s4://none"):
+        assert main(["index", "--root", str(root)]) == 2
+        assert capsys.readouterr().err.strip().count("\n") == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_where_a_folder_should_be_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dump = cc12m_dump(tmp_path, 2)
+    (tmp_path / "root").write_text("")
+    assert main(["ingest", "--root", str(tmp_path / "root"), "--source", "cc12m", "--metadata", str(dump)]) == 1
+    printed = capsys.readouterr().err.strip()
+    assert printed.startswith("headwater ingest: ")
+    assert "\n" not in printed
 
 
 def test_a_job_runs_as_a_script_from_any_directory(tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
 
 from filters.errors import ConfigError
 from pipelines.build_mix import MixJobConfig
-from pipelines.config import load_config
+from pipelines.config import add_flags, load_config, parse_flags
 from pipelines.download import DownloadConfig
 from pipelines.mixture import MixConfig
 
@@ -55,6 +56,42 @@ def test_mistakes_are_one_clear_line(tmp_path: Path, text: str, says: str) -> No
     assert says in str(caught.value)
     assert str(caught.value).startswith(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("dotted", "value", "says"),
+    [
+        ("sources.x.weight", 1, "--set sources.x.weight: x is not a position in a list of 2"),
+        ("sources.9.weight", 1, "--set sources.9.weight: 9 is not a position"),
+        ("sources.-1", 1, "--set sources.-1: -1 is not a position"),
+        ("total.x", 1, "--set total.x: total holds a single value"),
+        ("total", "many", "command line: field 'total'"),
+        ("sources.1.weight", float("inf"), "command line: field 'sources.1.weight'"),
+    ],
+)
+def test_wrong_overrides_are_one_clear_line(tmp_path: Path, dotted: str, value: object, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(MixConfig, write(tmp_path, GOOD), [(dotted, value)])
+    assert str(caught.value).startswith(says)
+
+
+def test_a_date_that_is_none_is_not_a_crash(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_config(MixConfig, write(tmp_path, "name: 2024-13-45\n"), [])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("status: 'x'", "status: 'x'"), ("123456789012", "123456789012"), ("null", None)]
+)
+def test_text_flags_are_taken_as_typed(text: str, value: str | None) -> None:
+    parser = argparse.ArgumentParser()
+    add_flags(parser, MixConfig)
+    assert parse_flags(parser.parse_args(["--where", text]), MixConfig) == [("where", value)]
+
+
+def test_a_wrong_name_override_is_found_before_any_work() -> None:
+    with pytest.raises(ConfigError, match="'localhost:80' is not ADDRESS:PORT"):
+        load_config(DownloadConfig, None, [("fetch.resolve", {"*.test": "localhost:80"})])
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import tarfile
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 import duckdb
 import pytest
 
+from filters.errors import InputError, ShardError
 from filters.pixels import decode, pixel_hash
 from pipelines import download, ingest
-from pipelines.fetch import FetchConfig, is_opted_out
+from pipelines.fetch import FetchConfig, Fetched, fetch_all, is_opted_out
 from pipelines.store.root import Root, ShardId
 from pipelines.store.schema import SHARD
 from pipelines.store.shards import key_of, read_images
@@ -151,6 +153,144 @@ def test_private_addresses_are_refused_without_an_override(tmp_path: Path) -> No
     ingest.run(ingest.IngestConfig(root=root.url, source="cc12m", metadata=str(dump)))
     download.run(download.DownloadConfig(root=root.url, local=True))
     assert rows_of(root)[0]["reason"] == "private_address"
+
+
+def fetched(urls: list[str], config: FetchConfig) -> list[Fetched]:
+    found: dict[int, Fetched] = {}
+
+    async def take(index: int, result: Fetched) -> None:
+        found[index] = result
+
+    asyncio.run(fetch_all(urls, config, take))
+    return [found[index] for index in range(len(urls))]
+
+
+def redirect(target: str) -> list[tuple[int, dict[str, str], bytes]]:
+    return [(302, {"Location": target}, b"")]
+
+
+def test_addresses_in_urls_and_redirects_are_refused_like_names() -> None:
+    with picture_server() as server:
+        here = f"127.0.0.1:{server.server_address[1]}"
+        server.faults["/8.png"] = redirect(f"http://{here}/1.png")
+        urls = [
+            f"http://{here}/1.png",
+            "http://a.test/8.png",
+            "http://[::ffff:127.0.0.1]/",
+            "http://169.254.169.254/",
+        ]
+        results = fetched(urls, FetchConfig(resolve=server.resolve))
+        assert [result.reason for result in results] == ["private_address"] * 4
+        assert server.seen == ["/8.png"]
+        assert fetched(urls[:1], FetchConfig(allow_private_hosts=True))[0].reason == "ok"
+
+
+def test_redirects_that_lead_nowhere_and_opt_outs_behind_them() -> None:
+    faults = {
+        "/1.png": redirect("ftp://a.test/1.png"),
+        "/2.png": redirect("http://[::1"),
+        "/3.png": redirect("/4.png"),
+        "/4.png": [(200, {"X-Robots-Tag": "noai"}, picture(4))],
+    }
+    with picture_server(faults) as server:
+        urls = [f"http://a.test/{n}.png" for n in (1, 2, 3)] + ["http://a..b/"]
+        reasons = [result.reason for result in fetched(urls, FetchConfig(resolve=server.resolve))]
+    assert reasons == ["redirects", "redirects", "opt_out", "bad_url"]
+
+
+def test_a_servers_own_words_cannot_break_a_shard(tmp_path: Path) -> None:
+    """The reason phrase is bytes of the server's choice, and a table holds text."""
+    root = prepare(tmp_path)
+    with picture_server({"/0.png": [(404, {}, b"")]}) as server:
+        server.phrase = "Nicht da \xff"
+        summary = download.run(settings(root, server))
+    assert summary["shards_failed"] == {}
+    assert rows_of(root)[0]["error_message"] == "HTTP Error 404: Nicht da ?"
+
+
+def test_waiting_for_a_busy_host_is_not_a_timeout() -> None:
+    """Each answer takes most of the deadline, and one request at a time may go to the host."""
+    with picture_server() as server:
+        server.delay = 0.3
+        urls = [f"http://a.test/{n}.png" for n in range(5)]
+        results = fetched(urls, FetchConfig(resolve=server.resolve, per_host=1, deadline=1.0))
+    assert [result.reason for result in results] == ["ok"] * 5
+
+
+def test_cookies_do_not_travel_from_one_url_to_another() -> None:
+    with picture_server({"/1.png": [(200, {"Set-Cookie": "a=b"}, picture(1))]}) as server:
+        urls = [f"http://a.test/{n}.png" for n in (1, 2)]
+        fetched(urls, FetchConfig(resolve=server.resolve, concurrency=1))
+        assert server.cookies == [None, None]
+
+
+def test_bodies_held_at_once_are_bounded() -> None:
+    held = most = 0
+
+    async def take(index: int, result: Fetched) -> None:
+        nonlocal held, most
+        held += 1
+        most = max(most, held)
+        await asyncio.sleep(0.01)
+        held -= 1
+
+    with picture_server() as server:
+        urls = [f"http://a.test/{n}.png" for n in range(20)]
+        asyncio.run(fetch_all(urls, FetchConfig(resolve=server.resolve, concurrency=3), take))
+    assert most <= 3
+
+
+def test_shards_of_an_earlier_longer_ingest_are_taken_away(tmp_path: Path) -> None:
+    with picture_server() as server:
+        download.run(settings(prepare(tmp_path), server))
+        root = prepare(tmp_path, per_shard=10)
+        summary = download.run(settings(root, server))
+    assert (summary["rows_in"], len(root.names("shards", "cc12m"))) == (ROWS, 2 * 3)
+    assert len(rows_of(root)) == ROWS
+
+
+def test_an_unfinished_ingest_is_refused(tmp_path: Path) -> None:
+    root = prepare(tmp_path)
+    root.remove("metadata", "cc12m", "00001.parquet")
+    with pytest.raises(InputError, match="its ingest was not finished"):
+        download.run(download.DownloadConfig(root=root.url, local=True))
+
+
+def test_a_kill_between_tar_and_parquet_leaves_no_false_offsets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = prepare(tmp_path)
+    with picture_server() as server:
+        download.run(settings(root, server))
+        smaller = settings(root, server).model_copy(update={"image_size": 16})
+        monkeypatch.setattr(Root, "write_json", killed)
+        assert len(download.run(smaller.model_copy(update={"max_failed_fraction": 1.0}))["shards_failed"]) == 3
+        assert root.shards("shards") == []
+        monkeypatch.undo()
+        assert download.run(smaller)["shards_done"] == 3
+
+
+def killed(*_: object) -> None:
+    raise OSError("killed here")
+
+
+def test_a_temporary_file_of_a_killed_writer_goes_with_the_next_write(tmp_path: Path) -> None:
+    root = Root(str(tmp_path))
+    (tmp_path / ".a.tar.0123.tmp").write_bytes(b"half")
+    (tmp_path / ".b.tar.0123.tmp").write_bytes(b"another's")
+    root.write_bytes(b"whole", "a.tar")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".b.tar.0123.tmp", "a.tar"]
+
+
+def test_a_tar_cut_short_is_named(tmp_path: Path) -> None:
+    root = prepare(tmp_path)
+    with picture_server() as server:
+        download.run(settings(root, server))
+    table = root.read_table("shards", "cc12m", "00000.parquet")
+    tar = root.local("shards", "cc12m", "00000.tar")
+    tar.write_bytes(tar.read_bytes()[:2000])
+    with pytest.raises(ShardError, match=r"00000\.tar: is cut short"):
+        read_images(root, table)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from filters.errors import BudgetExceeded, HeadwaterError
+from filters.errors import BudgetExceeded, ConfigError, HeadwaterError, InputError
 from pipelines.engine import Work, map_shards
 from pipelines.job import Account
 
@@ -39,6 +39,23 @@ def test_on_ray_a_crash_is_blamed_on_its_item_alone(capsys: pytest.CaptureFixtur
     assert "is bad" in results[FAILS]["error"]
     assert all(results[i]["item"] == i for i in range(8) if i not in (CRASHES, FAILS))
     assert "a worker was lost" in capsys.readouterr().err
+
+
+def cannot() -> Work:
+    raise InputError("no such model")
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_on_ray_a_worker_that_cannot_start_says_why() -> None:
+    results = dict(map_shards([1, 2], cannot))
+    assert results == {item: {"error": "InputError: no such model"} for item in (1, 2)}
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize(("wants", "says"), [({"gpus": 99}, "99 GPUs"), ({"cpus": 9999}, "9999 CPUs")])
+def test_a_worker_that_fits_nowhere_is_not_waited_for(wants: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        list(map_shards([1], make, **wants))
 
 
 def test_nothing_to_do_starts_nothing() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from filters.errors import ConfigError
 from pipelines.ingest import IngestConfig, canonical, is_fetchable, run, uid_of
 from pipelines.sources import SOURCES
 from pipelines.store.root import Root
@@ -103,6 +104,23 @@ def test_a_changed_dump_is_ingested_again(tmp_path: Path) -> None:
     run(config)
     cc12m_dump(tmp_path, 6)
     assert run(config)["rows_in"] == 6
+
+
+def test_fewer_shards_leave_none_of_the_earlier_behind(tmp_path: Path) -> None:
+    dump, root = cc12m_dump(tmp_path, 25), str(tmp_path / "root")
+    for per_shard, shards in ((5, 5), (20, 2)):
+        config = IngestConfig(root=root, source="cc12m", metadata=str(dump), samples_per_shard=per_shard)
+        assert run(config)["shards_done"] == shards
+        assert len(Root(root).names("metadata", "cc12m")) == shards
+        assert run(config)["shards_skipped"] == shards
+
+
+def test_too_few_digits_are_refused(tmp_path: Path) -> None:
+    dump = cc12m_dump(tmp_path, 11)
+    with pytest.raises(ConfigError, match="11 shards do not fit shard_digits=1"):
+        run(IngestConfig(
+            root=str(tmp_path / "root"), source="cc12m", metadata=str(dump), samples_per_shard=1, shard_digits=1
+        ))  # fmt: skip
 
 
 def test_d8_the_order_depends_on_the_seed_alone(tmp_path: Path) -> None:

@@ -188,3 +188,10 @@ def test_comma_separated_anything_is_read_to_its_end(
     file = tmp_path_factory.getbasetemp() / "any.csv"
     file.write_bytes(b"".join(line + b"\n" for line in [*lines, b"http://last,caption"]))
     assert rows("shutterstock", file)[-1]["url"] == "http://last"
+
+
+def test_redcaps_with_a_byte_that_is_not_utf8_is_one_readable_line(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    file.write_bytes(b'[{"url": "\xff"}]')
+    with pytest.raises(InputError, match=r"not JSON after 0 records \(lexical error: invalid bytes in UTF8 string"):
+        list(SOURCES["redcaps"].read([file]))

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+import io
 import itertools
+import json
+import os
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from filters.errors import InputError, SchemaError, ShardError
-from tests.trainer.conftest import BROKEN_ROW, TinyMix
+from tests.trainer.conftest import BROKEN_ROW, TinyMix, draw
 from trainer.augment import augment, draws
 from trainer.config import AugmentConfig
 from trainer.dataset import Batch, MixtureDataset, fit
@@ -80,6 +86,16 @@ def test_state_resumes_in_the_middle_of_an_epoch(mix: TinyMix) -> None:
     for expected, batch in zip(whole[4:], take(resumed, 3), strict=True):
         np.testing.assert_array_equal(expected.rows, batch.rows)
         assert torch.equal(expected.images, batch.images)
+    with pytest.raises(InputError, match="of a mixture of 47 pairs, this one has 48"):
+        resumed.load_state_dict({**begun.state_dict(), "rows": 47})
+
+
+def test_state_at_the_very_end_of_an_epoch_begins_the_next(mix: TinyMix) -> None:
+    begun, resumed = dataset(mix), dataset(mix)
+    take(begun, 3)
+    assert (begun.epoch, begun.position) == (0, 48)
+    resumed.load_state_dict(json.loads(json.dumps(begun.state_dict())))
+    assert torch.equal(take(resumed, 1)[0].images, take(dataset(mix), 4)[3].images)
 
 
 def test_a_broken_picture_is_counted_and_replaced_by_the_next_row(broken_mix: TinyMix) -> None:
@@ -123,3 +139,62 @@ def test_augmentation_keeps_white_ground_white_and_the_range() -> None:
     torch.testing.assert_close(augment(white, draws(0, 0, np.arange(4)), config), white)
     changed = augment(torch.rand(64, 3, 16, 16), draws(0, 0, np.arange(64)), AUGMENT)
     assert changed.min() >= 0 and changed.max() <= 1
+
+
+def open_below(folder: Path) -> int:
+    """How many files under `folder` this process has open."""
+    paths = [Path(os.path.realpath(link)) for link in Path("/proc/self/fd").iterdir()]
+    return sum(path.is_relative_to(folder) for path in paths)
+
+
+def test_few_shards_stay_open_and_closing_is_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mixture over more shards than a process may open files is read all the same, and from several threads."""
+    monkeypatch.setattr("trainer.dataset._OPEN_SHARDS", 2)
+    encoded, caption = draw(0)
+    for number in range(30):
+        (tmp_path / "shards" / "a").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "shards" / "a" / f"{number:05d}.tar").write_bytes(encoded)
+    rows = [
+        {"uid": f"{i:032x}", "source": "a", "shard": f"{i:05d}", "offset": 0, "size": len(encoded)} for i in range(30)
+    ]
+    pq.write_table(
+        pa.Table.from_pylist([{**row, "caption": caption, "repeat": 0} for row in rows]), tmp_path / "m.parquet"
+    )
+    data = MixtureDataset(tmp_path / "m.parquet", tmp_path / "shards", image_size=32, threads=4)
+    next(data.batches(30))
+    assert 1 <= open_below(tmp_path) <= 2
+    data.close()
+    assert open_below(tmp_path) == 0
+    assert data[29][1] == caption
+    data.close()
+
+
+def test_the_order_is_drawn_once_an_epoch_and_cannot_be_spoiled(mix: TinyMix) -> None:
+    data = dataset(mix)
+    order = data.order(0)
+    assert np.shares_memory(order, data.order(0))
+    with pytest.raises(ValueError, match="read-only"):
+        order[0] = 1
+
+
+def test_a_manifest_with_nulls_and_a_cut_shard_are_named(mix: TinyMix, tmp_path: Path) -> None:
+    table = pq.read_table(mix.manifest)
+    captions = pa.array([None, *mix.captions[1:]], pa.string())
+    pq.write_table(table.set_column(table.column_names.index("caption"), "caption", captions), tmp_path / "m.parquet")
+    with pytest.raises(SchemaError, match="nulls in caption"):
+        MixtureDataset(tmp_path / "m.parquet", mix.shards_root, image_size=32)
+    shutil.copytree(mix.shards_root, tmp_path / "shards")
+    tar = tmp_path / "shards" / "b" / "00000.tar"
+    tar.write_bytes(tar.read_bytes()[:600])
+    with pytest.raises(ShardError, match=r"b/00000\.tar ends before byte"):
+        MixtureDataset(mix.manifest, tmp_path / "shards", image_size=32)[24]
+
+
+def test_only_formats_of_pictures_are_opened_and_16_bits_are_rounded() -> None:
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(out, "EPS")  # Pillow would start a program to draw it
+    with pytest.raises(InputError, match="known format"):
+        decode_rgb(out.getvalue())
+    out = io.BytesIO()
+    Image.fromarray(np.full((8, 8), 0x8080, np.uint16)).save(out, "PNG")
+    assert decode_rgb(out.getvalue()).getpixel((0, 0)) == (128, 128, 128)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,21 @@ def test_a_finished_run_is_left_alone_and_another_recipe_is_not(
     assert (tmp_path / "open_clip_model.safetensors").stat().st_mtime_ns == written
     again = train(mix.manifest, mix.shards_root, tmp_path, recipe(architecture, samples_seen=96))
     assert (again["steps"], first["steps"]) == (4, 2)
+
+
+def test_a_cut_record_or_missing_weights_mean_not_finished(
+    mix: TinyMix, trained: Path, architecture: Path, tmp_path: Path
+) -> None:
+    """A run killed or a disk filled at any point is trained again, to the same bytes."""
+    out = tmp_path / "out with space"
+    shutil.copytree(trained, out)
+    (out / "train.json").write_text((out / "train.json").read_text()[:50])
+    assert finished(out) is None
+    train(mix.manifest, mix.shards_root, out, recipe(architecture))
+    assert (out / "train.json").read_bytes() == (trained / "train.json").read_bytes()
+    assert load_model(str(out)).fingerprint == load_model(str(trained)).fingerprint
+    (out / "open_clip_model.safetensors").unlink()
+    assert finished(out) is None
 
 
 def test_a_loss_that_is_not_finite_stops_with_advice(mix: TinyMix, architecture: Path, tmp_path: Path) -> None:
