@@ -5,12 +5,16 @@ headwater demo --root build/demo
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import hashlib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import pyarrow as pa
 from pydantic import Field
 
 from demo import web
@@ -20,6 +24,7 @@ from demo.evalsets import LABELS, REFERENCE, write_eval_sets
 from demo.plan import make_plan
 from demo.show import print_findings
 from demo.web_record import SOURCES, STYLE_OF
+from filters.errors import InputError
 from pipelines import build_mix, dedupe, download, evaluate, index, ingest, report, score, train
 from pipelines.config import JobConfig, load_config
 from pipelines.fetch import FetchConfig
@@ -32,6 +37,7 @@ from trainer.config import TrainConfig
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent / "configs"
+MARK = "demo.json"
 FULL_ROWS = 6000
 ALONE = 750  # samples of a source by itself: what each has left after the rules, with a margin for other seeds
 Until = Literal["download", "score", "dedupe", "compare", "mix", "train", "evaluate", "report"]
@@ -48,7 +54,7 @@ class DemoConfig(JobConfig):
 
     root: str = Field("build/demo", description="folder of the demo")
     seed: int = Field(0, ge=0, description="seed of the demo's web, of the mixtures and of the models")
-    rows: int = Field(FULL_ROWS, ge=300, description="records in the six dumps together")
+    rows: int = Field(FULL_ROWS, ge=600, description="records in the six dumps together")
     samples_per_shard: int = Field(125, ge=1, description="input rows a shard")
     until: Until = Field(
         "report", description="last stage to run: download, score, dedupe, compare, mix, train, evaluate or report"
@@ -59,13 +65,14 @@ class DemoConfig(JobConfig):
 def run(config: DemoConfig) -> dict[str, Any]:
     """Run every stage that is not done yet, then say what was found and how the models did."""
     root, began = Root(config.root), time.monotonic()
-    try:
-        for name, stage in STAGES.items():
-            stage(config)
-            if name == config.until:
-                break
-    finally:
-        web.stop(root.local())
+    with _alone(root.local()):
+        try:
+            for name, stage in STAGES.items():
+                stage(config)
+                if name == config.until:
+                    break
+        finally:
+            web.stop(root.local())
     summary: dict[str, Any] = {"job": "demo", "root": config.root}
     summary["seconds"] = round(time.monotonic() - began, 1)
     if root.exists("comparison.json"):
@@ -86,10 +93,44 @@ def plan(config: DemoConfig) -> dict[str, Any]:
     return {"root": config.root, "stages": list(STAGES)[: list(STAGES).index(config.until) + 1]}
 
 
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other demos out of the folder; the lock ends with its process, however that ends. InputError if taken."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".demo.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{folder}: a demo is running here; wait for it, or choose another --root") from None
+        yield
+
+
+def _claim(root: Root, config: DemoConfig, plan: pa.Table) -> None:
+    """Mark the root with what its demo is made from; InputError where it holds anything else.
+
+    A folder has one demo: what others left would show in its catalog, models and report.
+    """
+    settings = config.model_dump(include={"seed", "rows", "samples_per_shard"})
+    scorer = hashlib.sha256((HERE / "scorer" / "open_clip_model.safetensors").read_bytes()).hexdigest()
+    mark = {"settings": settings, "plan": web.plan_digest(plan), "scorer": scorer}
+    if not root.exists(MARK):
+        if set(root.names()) - {"runs", "web"}:
+            raise InputError(f"{root.url}: holds files that no demo made; choose a new folder with --root")
+        root.write_json(mark, MARK)
+        return
+    found = root.read_json(MARK)
+    if found["settings"] != settings:
+        flags = " ".join(f"--{name.replace('_', '-')} {found['settings'][name]}" for name in settings)
+        raise InputError(f"{root.url}: holds a demo with {flags}; give these, remove it, or choose another --root")
+    if found != mark:
+        raise InputError(f"{root.url}: holds a demo of another version; remove it, or choose another --root")
+
+
 def _download(config: DemoConfig) -> None:
     """Dumps to shards, over HTTP from the demo's own web; the web is started only if something is left to fetch."""
-    root = Root(config.root)
-    web.write_raw(root.local(), make_plan(config.seed, config.rows))
+    root, plan = Root(config.root), make_plan(config.seed, config.rows)
+    _claim(root, config, plan)
+    web.write_raw(root.local(), plan)
     for source in SOURCES:
         metadata = str(root.local("raw", source))
         _job("ingest", ingest.IngestConfig(

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from demo.compare import ARROW, make_check
+from demo.compare import ARROW
+from demo.compare_pictures import make_check
 from evaluation.results import Result
 from pipelines.report import Findings
 

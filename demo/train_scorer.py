@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from scipy.stats import mannwhitneyu
 
 from demo.captions import write_caption
 from demo.corpus import TRAIN_STYLES
@@ -106,11 +105,6 @@ def swap_captions(pairs: Pairs, rng: np.random.Generator) -> list[str]:
             other = int(rng.integers(len(pairs.captions)))
         swapped.append(pairs.captions[other])
     return swapped
-
-
-def auc(true: np.ndarray, swapped: np.ndarray) -> float:
-    """Chance that a true pair scores above a swapped one (area under the ROC curve)."""
-    return float(mannwhitneyu(true, swapped).statistic / (len(true) * len(swapped)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

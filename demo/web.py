@@ -4,13 +4,15 @@
 
 It writes `ROOT/raw/<source>/...` and `ROOT/raw/ground_truth.parquet` unless they are there for the same seed and
 rows, listens on a free port of 127.0.0.1, and then writes `ROOT/web/web.json` ({"pid", "port", "seed", "rows"}).
-Every request becomes a line of `ROOT/web/requests.log`: time, host, path, status, separated by tabs. SIGTERM ends it.
+Every request becomes a line of `ROOT/web/requests.log`: time, host, path, status, separated by tabs. SIGTERM ends it,
+and so does a quarter of an hour without a request, for a driver that was killed may never come back.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import hashlib
 import http.client
 import json
@@ -33,7 +35,7 @@ from demo.plan import make_plan, to_records, write_ground_truth
 from demo.web_server import CONTROL_HOST, Site, make_app, make_routes
 from filters.errors import HeadwaterError, InputError
 
-START_SECONDS, STOP_SECONDS = 180, 15
+START_SECONDS, STOP_SECONDS, IDLE_SECONDS = 180, 15, 900
 _MARK = "plan.json"
 _children: dict[int, subprocess.Popen[bytes]] = {}  # by pid: kept, so that ended ones can be waited for
 
@@ -61,16 +63,24 @@ def start(root: Path, seed: int, rows: int = 6000) -> WebProcess:
     with (folder / "web.log").open("ab") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     _children[process.pid] = process
-    deadline = time.monotonic() + START_SECONDS
+    try:
+        return WebProcess(_wait_until_ready(root, process), process.pid)
+    except BaseException:
+        process.terminate()  # also when the wait was interrupted: nobody would know of this process
+        raise
+
+
+def _wait_until_ready(root: Path, process: subprocess.Popen[bytes]) -> int:
+    """The port on which the new process listens."""
+    log, deadline = root / "web" / "web.log", time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         running = _running(root)
         if running is not None and running["pid"] == process.pid:
-            return WebProcess(running["port"], process.pid)
+            return running["port"]
         if process.poll() is not None:
-            raise HeadwaterError(f"the demo web ended with code {process.returncode}; see {folder / 'web.log'}")
+            raise HeadwaterError(f"the demo web ended with code {process.returncode}; see {log}")
         time.sleep(0.1)
-    process.terminate()
-    raise HeadwaterError(f"the demo web was not ready after {START_SECONDS} s; see {folder / 'web.log'}")
+    raise HeadwaterError(f"the demo web was not ready after {START_SECONDS} s; see {log}")
 
 
 def stop(root: Path) -> bool:
@@ -78,10 +88,11 @@ def stop(root: Path) -> bool:
     running = _running(root)
     if running is None:
         return False
-    os.kill(running["pid"], signal.SIGTERM)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(running["pid"], signal.SIGTERM)
     deadline = time.monotonic() + STOP_SECONDS
     while time.monotonic() < deadline:
-        if _has_ended(running["pid"]):
+        if _has_ended(root, running["pid"]):
             return True
         time.sleep(0.05)
     raise HeadwaterError(
@@ -95,13 +106,14 @@ def write_raw(root: Path, plan: pa.Table) -> None:
     InputError if something else stands there.
     """
     raw = root / "raw"
-    mark = {"plan_sha256": _digest(plan)}
+    mark = {"plan_sha256": plan_digest(plan)}
     if raw.exists():
         if not (raw / _MARK).is_file():
             raise InputError(f"{raw} was not written by the demo web; move it away or choose another --root")
         if json.loads((raw / _MARK).read_text()) == mark:
             return
-    beside = root / f".raw.{os.getpid()}.tmp"
+    beside = root / ".raw.tmp"
+    shutil.rmtree(beside, ignore_errors=True)  # of a killed process
     write_dumps(plan, beside)
     write_ground_truth(plan, beside / "ground_truth.parquet")
     (beside / _MARK).write_text(json.dumps(mark) + "\n")
@@ -128,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _serve(root: Path, plan: pa.Table, numbers: dict[str, int]) -> None:
-    """Listen until SIGTERM or SIGINT."""
+    """Listen until SIGTERM, SIGINT, or nobody has asked for anything for `IDLE_SECONDS`."""
     folder = root / "web"
     folder.mkdir(parents=True, exist_ok=True)
     stopped = asyncio.Event()
@@ -143,16 +155,32 @@ async def _serve(root: Path, plan: pa.Table, numbers: dict[str, int]) -> None:
         port = runner.addresses[0][1]
         _publish(folder / "web.json", {**identity, "port": port})
         try:
-            await stopped.wait()
+            while not stopped.is_set() and time.monotonic() - site.asked_at < IDLE_SECONDS:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stopped.wait(), IDLE_SECONDS / 60)
         finally:
             await runner.cleanup()
-            (folder / "web.json").unlink(missing_ok=True)
+            running = _published(root)
+            # Where the folder was removed and made anew, the file there may be another server's.
+            if running is not None and running["pid"] == os.getpid():
+                (folder / "web.json").unlink(missing_ok=True)
+
+
+def _published(root: Path) -> dict[str, int] | None:
+    """What `web.json` says."""
+    try:
+        found: dict[str, int] = json.loads((root / "web" / "web.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return found
 
 
 def _running(root: Path) -> dict[str, int] | None:
     """What `web.json` says, if the server that answers at its port is the one it names."""
+    found = _published(root)
+    if found is None:
+        return None
     try:
-        found: dict[str, int] = json.loads((root / "web" / "web.json").read_text())
         connection = http.client.HTTPConnection("127.0.0.1", found["port"], timeout=10)
         try:
             connection.request("GET", "/", headers={"Host": CONTROL_HOST})
@@ -164,18 +192,15 @@ def _running(root: Path) -> dict[str, int] | None:
     return found if identity == {k: v for k, v in found.items() if k != "port"} else None
 
 
-def _has_ended(pid: int) -> bool:
+def _has_ended(root: Path, pid: int) -> bool:
     child = _children.get(pid)
-    if child is not None:
-        if child.poll() is None:
-            return False
-        del _children[pid]
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
+    if child is None:
+        # Another's child may stay in the process table long after its end.
+        return _running(root) is None
+    if child.poll() is None:
+        return False
+    del _children[pid]
+    return True
 
 
 def _publish(path: Path, content: dict[str, int]) -> None:
@@ -184,7 +209,7 @@ def _publish(path: Path, content: dict[str, int]) -> None:
     beside.replace(path)
 
 
-def _digest(plan: pa.Table) -> str:
+def plan_digest(plan: pa.Table) -> str:
     """SHA-256 over the plan's rows, so that dumps planned from another corpus or version are not taken for these."""
     rows = hashlib.sha256()
     for record in plan.to_pylist():

@@ -50,13 +50,15 @@ class Answer:
 
 @dataclass(slots=True)
 class Site:
-    """Everything a request may touch: routes, failures so far by URL, where to render, the log, and who we are."""
+    """Everything a request may touch: routes, where to render, the log, who we are, failures so far by URL, and when
+    the last request came."""
 
     routes: dict[tuple[str, str], Route]
     executor: Executor
     log: TextIO
     identity: dict[str, int]
     failed: Counter[str] = field(default_factory=Counter)
+    asked_at: float = field(default_factory=time.monotonic)
 
 
 def make_routes(records: Iterable[Record]) -> dict[tuple[str, str], Route]:
@@ -84,6 +86,7 @@ def make_app(site: Site) -> web.Application:
     """The aiohttp application; any other method than GET is refused."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
+        site.asked_at = time.monotonic()
         host = request.host.partition(":")[0].lower()
         if host == CONTROL_HOST:
             return web.json_response(site.identity)

@@ -6,10 +6,13 @@ a shard that kills its worker is found by running the unfinished ones alone, and
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import pickle
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
@@ -50,6 +53,26 @@ def start_ray(address: str | None = None, cpus: int | None = None) -> None:
     if ray.is_initialized():
         return
     say("ray: starting" if address is None else f"ray: connecting to {address}")
+    with _own_sigterm():
+        _connect(address, cpus)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.verbose_progress = False
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep the job's SIGTERM handler: Ray puts its own in place, which ends the process without the job's clean-up."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _connect(address: str | None, cpus: int | None) -> None:
+    import ray
+
     if address is not None:
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -65,10 +88,6 @@ def start_ray(address: str | None = None, cpus: int | None = None) -> None:
             logging_level=logging.ERROR,
             object_store_memory=512 * 1024**2,
         )
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.execution_options.verbose_progress = False
 
 
 def map_shards(

@@ -65,6 +65,10 @@ def plan(config: IndexConfig) -> dict[str, Any]:
     }
 
 
+# The index would be news to itself; the demo's stages are runs of their own.
+_NOT_LISTED = ("index", "demo")
+
+
 def ledger(root: Root) -> list[dict[str, Any]]:
     """The runs that did something; one that found everything done is no news for the catalog."""
     rows = []
@@ -72,7 +76,7 @@ def ledger(root: Root) -> list[dict[str, Any]]:
         record = root.read_json("runs", name)
         try:
             rows_in = record["summary"].get("rows_in")
-            if record["job"] != "index" and (record["status"] != "done" or rows_in):
+            if record["job"] not in _NOT_LISTED and (record["status"] != "done" or rows_in):
                 rows.append({**record, "rows_in": rows_in, "config": json.dumps(record["config"])})
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{root.path('runs', name)}: is not the record of a run; delete it") from error

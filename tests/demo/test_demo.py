@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,13 +12,16 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
+import duckdb
 import pyarrow.parquet as pq
 import pytest
 
 from demo import web
+from demo.compare import compare
 from demo.evalsets import REFERENCE
-from demo.run import DemoConfig, run
+from demo.run import DemoConfig, _alone, run
 from evaluation.report_data import Check
+from filters.errors import InputError
 from pipelines.report import Findings, all_results
 from pipelines.store.catalog import connect
 from pipelines.store.root import Root
@@ -72,6 +76,45 @@ def test_exact_copies_and_exact_leaks_are_all_found(demo: Path) -> None:
         assert checks[name].found == checks[name].planted
 
 
+# Each spoils the catalog in one way, and names a check that must then fail.
+SPOILED = {
+    "DELETE FROM samples WHERE uid = (SELECT min(uid) FROM samples)": "records in the dumps = samples in the catalog",
+    "UPDATE samples SET uid = (SELECT min(uid) FROM samples)": "records in the dumps = samples in the catalog",
+    "INSERT INTO samples BY NAME SELECT * REPLACE ('x' AS file) FROM samples LIMIT 1":
+        "records in the dumps = samples in the catalog",
+    "UPDATE samples SET reason = 'http_410' WHERE uid = (SELECT min(uid) FROM samples WHERE reason = 'http_404')":
+        "http_404 → failed_to_download, http_404",
+    "UPDATE samples SET \"group\" = NULL, duplicate_of = NULL WHERE kind = 'exact_bytes'": "exact duplicates",
+    "UPDATE samples SET \"group\" = uid WHERE kind = 'exact_bytes'": "pictures with the pixels of another",
+    "UPDATE samples SET \"group\" = NULL, duplicate_of = NULL WHERE kind = 'near'": "near duplicates, scale",
+    "UPDATE samples SET duplicate_of = (SELECT min(uid) FROM samples WHERE status = 'success') WHERE kind IS NULL":
+        "clean pictures called duplicates",
+    "UPDATE samples SET eval_set = NULL WHERE eval_kind = 'exact_bytes'": "leaked evaluation pictures, exact",
+    "UPDATE samples SET eval_item = 'x (zebra)' WHERE eval_kind = 'exact_bytes'": "leaked evaluation pictures, exact",
+    "UPDATE samples SET eval_set = 'noto-v1', eval_item = 'x (zebra)' WHERE status = 'success'":
+        "clean pictures called leaked",
+    "UPDATE samples SET clip_score = -clip_score": "swapped captions, left-out cells",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "name"), SPOILED.items())
+def test_each_check_can_fail(demo: Path, tmp_path: Path, change: str, name: str) -> None:
+    assert [check.met for check in findings(demo) if check.check.startswith(name)] != [False]
+    shutil.copytree(demo / "raw", tmp_path / "raw")
+    shutil.copy(demo / "catalog.duckdb", tmp_path)
+    with duckdb.connect(str(tmp_path / "catalog.duckdb")) as con:
+        con.execute(change)
+    checks = compare(Root(str(tmp_path)), [], REFERENCE).checks
+    assert False in [check.met for check in checks if check.check.startswith(name)]
+
+
+def test_a_model_that_is_missing_shows(demo: Path) -> None:
+    root = Root(str(demo))
+    checks = {check.check: check for check in compare(root, all_results(root)[1:], REFERENCE).checks}
+    models = checks["models surely above chance on the reference"]
+    assert (models.planted, models.met) == (MODELS, False)
+
+
 def test_every_model_has_every_figure_with_its_interval(demo: Path) -> None:
     results = all_results(Root(str(demo)))
     assert len(results) == MODELS
@@ -115,6 +158,25 @@ def test_a_second_run_does_nothing_and_changes_nothing(demo: Path) -> None:
     assert all('"rows_in": 0' in text for text in new)
 
 
+@pytest.mark.parametrize("other", [{"seed": 1}, {"rows": 900}, {"samples_per_shard": 50}])
+def test_other_settings_on_the_same_root_are_refused(demo: Path, other: dict[str, int]) -> None:
+    before = published(demo)
+    with pytest.raises(InputError, match="--seed 0 --rows 600 --samples-per-shard 25"):
+        run(DemoConfig(root=str(demo), **{**SMALL, **other}))
+    assert published(demo) == before
+
+
+def test_a_root_that_is_no_demo_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    with pytest.raises(InputError, match="no demo made"):
+        run(DemoConfig(root=str(tmp_path), **SMALL))
+
+
+def test_a_second_demo_on_a_root_waits_its_turn(tmp_path: Path) -> None:
+    with _alone(tmp_path), pytest.raises(InputError, match="a demo is running here"):
+        run(DemoConfig(root=str(tmp_path), **SMALL))
+
+
 def test_killed_in_the_middle_of_the_download_it_ends_in_the_same_bytes(demo: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
@@ -153,5 +215,7 @@ def test_a_seed_that_nobody_tuned_on_meets_the_goals(tmp_path: Path) -> None:
     """Near duplicates, false alarms and swapped captions on a web of another seed, at half size."""
     root = tmp_path / "root"
     run(DemoConfig(root=str(root), seed=20261122, rows=3000, until="compare"))
-    missed = [check.check for check in findings(root) if check.met is False]
-    assert missed == []
+    judged = {check.check.partition(":")[0]: check for check in findings(root) if check.met is not None}
+    assert {"clean pictures called duplicates", "swapped captions, left-out cells", "exact duplicates"} <= set(judged)
+    assert sum(name.startswith("near duplicates, ") for name in judged) == 7 + 10  # kinds, and strengths
+    assert [name for name, check in judged.items() if not check.met] == []

@@ -7,6 +7,8 @@ import io
 import json
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ from PIL import Image
 
 from demo.pictures import corpus_bytes, cut_out, on_white, render
 from demo.plan import make_plan, to_records
-from demo.web import WebProcess, start, stop, write_raw
+from demo.web import WebProcess, _children, start, stop, write_raw
 from demo.web_record import Record
 from demo.web_server import hop_url
 from filters.errors import InputError
@@ -204,6 +206,32 @@ def test_process_is_in_a_session_of_its_own_and_stops(tmp_path: Path) -> None:
     assert (tmp_path / "raw" / "ground_truth.parquet").read_bytes() != dumps[
         tmp_path / "raw" / "ground_truth.parquet"
     ]
+
+
+def test_an_interrupted_start_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("demo.web._wait_until_ready", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path, 1, 150)
+    process = list(_children.values())[-1]
+    assert process.wait(timeout=60) != 0
+    assert not (tmp_path / "web" / "web.json").exists()
+
+
+def test_a_file_of_a_killed_process_names_nobody(tmp_path: Path) -> None:
+    (tmp_path / "web").mkdir()
+    left = {"pid": 2**22, "port": 1, "seed": 1, "rows": 150}
+    (tmp_path / "web" / "web.json").write_text(json.dumps(left))
+    assert not stop(tmp_path)
+
+
+def test_a_web_that_nobody_asks_ends(tmp_path: Path) -> None:
+    code = "import sys; from demo import web; web.IDLE_SECONDS = 1; sys.exit(web.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "--root", str(tmp_path), "--seed", "1", "--rows", "150"]
+    assert subprocess.run(command, timeout=120, check=False).returncode == 0
+    assert not (tmp_path / "web" / "web.json").exists()
 
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
