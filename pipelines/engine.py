@@ -63,7 +63,7 @@ def start_ray(address: str | None = None, cpus: int | None = None) -> None:
 
 @contextlib.contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Keep the job's SIGTERM handler: Ray puts its own in place, which ends the process without the job's clean-up."""
+    """Keep the job's SIGTERM handler: the one that Ray puts in its place ends the process without any clean-up."""
     handler = signal.getsignal(signal.SIGTERM)
     yield
     if threading.current_thread() is threading.main_thread():
