@@ -24,7 +24,7 @@ from pipelines.job import Account, job_main, say
 from pipelines.store.fingerprint import KEY, SAMPLES_PER_SHARD, SHARDS, fingerprint
 from pipelines.store.root import Root, ShardId
 from pipelines.store.schema import METADATA, REASONS, SCHEMA_VERSION
-from pipelines.store.shards import Sample, is_written, key_of, remove_leftovers, write_shard
+from pipelines.store.shards import Sample, is_written, key_of, leftovers, write_shard
 
 
 class DownloadConfig(JobConfig):
@@ -45,10 +45,6 @@ def run(config: DownloadConfig) -> dict[str, Any]:
     """Download every ingested row into shards; shards that are there already are left alone."""
     root, account = Root(config.root), Account("download")
     shards = _shards(root, config)
-    for source in sorted({shard.source for shard in shards}):
-        left = remove_leftovers(root, source, {shard.number for shard in shards if shard.source == source})
-        if left:
-            say(f"download: {source}: took away {len(left)} shards that its metadata no longer has")
     todo = [shard for shard in shards if not is_written(root, shard, _mark(root, shard, config))]
     account.shards_skipped = len(shards) - len(todo)
     say(f"download: {len(todo)} shards to do, {account.shards_skipped} done before")
@@ -141,7 +137,14 @@ def _shards(root: Root, config: DownloadConfig) -> list[ShardId]:
         raise InputError(f"{root.url}/metadata: nothing ingested for {names}; run `headwater ingest` first")
     wanted = [s for s in shards if not config.sources or s.source in config.sources]
     for source in sorted({shard.source for shard in wanted}):
-        _check_whole(root, [shard for shard in wanted if shard.source == source])
+        mine = [shard for shard in wanted if shard.source == source]
+        _check_whole(root, mine)
+        left = leftovers(root, source, {shard.number for shard in mine})
+        if left:
+            raise InputError(
+                f"{root.url}/shards/{source}: {len(left)} shards, from {left[0]}, are not of the present ingest and "
+                "would be counted with it; move them away, or choose another --root"
+            )
     return wanted
 
 

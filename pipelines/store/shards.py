@@ -64,13 +64,10 @@ def is_written(root: Root, shard: ShardId, mark: str) -> bool:
     return metadata.get(KEY) == mark and root.exists("shards", shard.source, f"{shard.number}.tar")
 
 
-def remove_leftovers(root: Root, source: str, keep: set[str]) -> list[str]:
-    """Take away a source's shards whose number is not in `keep`, parquet first; the numbers that went."""
+def leftovers(root: Root, source: str, keep: set[str]) -> list[str]:
+    """Numbers of a source's shards, whole or not, that are not in `keep`."""
     endings = (".parquet", ".tar", "_stats.json")
     numbers = {name.removesuffix(e) for e in endings for name in root.names("shards", source, suffix=e)}
-    for number in sorted(numbers - keep):
-        for ending in endings:
-            root.remove("shards", source, number + ending)
     return sorted(numbers - keep)
 
 
