@@ -45,7 +45,8 @@ SUMMARY = (
     "Six sources were downloaded over HTTP from a web that plants faults, scored, cleared of duplicates and mixed; a "
     "small CLIP model was trained on each mixture and on each source alone, and tested on emoji styles it never saw. "
     "An emoji style merely wears a source's format here: the figures say nothing about the real sources. The "
-    "training recipe was chosen while looking at three of the five styles (EmojiOne 1, Noto 1, EmojiTwo mono) with seed 0."
+    "training recipe was chosen while looking at three of the five styles (EmojiOne 1, Noto 1, EmojiTwo mono), "
+    "with seed 0."
 )
 Config = TypeVar("Config", bound=JobConfig)
 
