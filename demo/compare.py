@@ -36,12 +36,12 @@ class Match:
     extra: int
 
 
-def compare(root: Root, results: Sequence[Result], reference: str) -> Findings:
-    """All checks of the demo, from `<root>/raw/ground_truth.parquet` and the catalog."""
+def compare(root: Root, results: Sequence[Result], reference: str, models: int) -> Findings:
+    """All checks of the demo, from `<root>/raw/ground_truth.parquet` and the catalog; `models` results are due."""
     match = _match(root)
     checks = [_records(match), *_faults(match.pairs), *duplicates(match.pairs), *leaks(match.pairs)]
     checks += _swapped(match.pairs)
-    checks += _accuracy(results, reference, len(catalog.mixture_names(root)))
+    checks += _accuracy(results, reference, models)
     return Findings(checks=checks)
 
 

@@ -24,6 +24,7 @@ from demo.evalsets import LABELS, REFERENCE, write_eval_sets
 from demo.plan import make_plan
 from demo.show import print_findings
 from demo.web_record import SOURCES, STYLE_OF
+from evaluation.results import Result
 from filters.errors import InputError
 from pipelines import build_mix, dedupe, download, evaluate, index, ingest, report, score, train
 from pipelines.config import JobConfig, load_config
@@ -31,7 +32,6 @@ from pipelines.fetch import FetchConfig
 from pipelines.job import job_main, run_recorded, say
 from pipelines.mixture import MixConfig, MixSource
 from pipelines.report import Findings, all_results
-from pipelines.store.catalog import mixture_names
 from pipelines.store.root import Root
 from trainer.config import TrainConfig
 
@@ -40,6 +40,8 @@ CONFIGS = HERE.parent / "configs"
 MARK = "demo.json"
 FULL_ROWS = 6000
 ALONE = 750  # samples of a source by itself: what each has left after the rules, with a margin for other seeds
+# One model a mixture: the two of `configs/mixes/`, and each source alone. Mixtures of the user are not trained.
+MODELS = ("even", "filtered", *(f"only-{source}" for source in SOURCES))
 Until = Literal["download", "score", "dedupe", "compare", "mix", "train", "evaluate", "report"]
 SUMMARY = (
     "Six sources were downloaded over HTTP from a web that plants faults, scored, cleared of duplicates and mixed; a "
@@ -78,7 +80,7 @@ def run(config: DemoConfig) -> dict[str, Any]:
     summary: dict[str, Any] = {"job": "demo", "root": config.root}
     summary["seconds"] = round(time.monotonic() - began, 1)
     if root.exists("comparison.json"):
-        findings, results = Findings.model_validate_json(root.read_bytes("comparison.json")), all_results(root)
+        findings, results = Findings.model_validate_json(root.read_bytes("comparison.json")), _results(root)
         print_findings(findings, results)
         judged = [check for check in findings.checks if check.met is not None]
         summary["checks_met"] = f"{sum(bool(check.met) for check in judged)} of {len(judged)}"
@@ -161,7 +163,7 @@ def _compare(config: DemoConfig) -> None:
     """What was found against what was planted, as far as the chain has come."""
     _index(config)
     root = Root(config.root)
-    findings = compare(root, all_results(root), REFERENCE)
+    findings = compare(root, _results(root), REFERENCE, len(MODELS))
     root.write_bytes(findings.model_dump_json(indent=1).encode(), "comparison.json")
 
 
@@ -183,19 +185,23 @@ def _mix(config: DemoConfig) -> None:
 
 
 def _train(config: DemoConfig) -> None:
-    recipe = load_config(TrainConfig, str(CONFIGS / "train" / "toy.yaml"), [("seed", config.seed)])
-    root = Root(config.root)
-    smallest = min(root.read_json("mixes", name, "mix.lock.json")["samples"] for name in mixture_names(root))
-    changes: dict[str, Any] = {"model": str(HERE / "model"), "batch": min(recipe.batch, smallest)}
+    root, toy = Root(config.root), str(CONFIGS / "train" / "toy.yaml")
+    changes: list[tuple[str, Any]] = [("seed", config.seed), ("model", str(HERE / "model"))]
     if config.samples_seen is not None:
-        changes["samples_seen"] = config.samples_seen
-    recipe = recipe.model_copy(update=changes)
-    _job("train", train.TrainJobConfig(root=config.root, local=config.local, train=recipe), train.run)
+        changes.append(("samples_seen", config.samples_seen))
+    smallest = min(root.read_json("mixes", name, "mix.lock.json")["samples"] for name in MODELS)
+    recipe = load_config(TrainConfig, toy, changes)
+    # A small demo's mixtures may not fill a batch.
+    recipe = load_config(TrainConfig, toy, [*changes, ("batch", min(recipe.batch, smallest))])
+    job = train.TrainJobConfig(root=config.root, local=config.local, mixtures=list(MODELS), train=recipe)
+    _job("train", job, train.run)
 
 
 def _evaluate(config: DemoConfig) -> None:
     families = {source: STYLES[style].family for source, style in STYLE_OF.items()}
-    job = evaluate.EvaluateConfig(root=config.root, local=config.local, reference=REFERENCE, families=families)
+    job = evaluate.EvaluateConfig(
+        root=config.root, local=config.local, models=list(MODELS), reference=REFERENCE, families=families
+    )
     _job("evaluate", job, evaluate.run)
 
 
@@ -212,6 +218,10 @@ def _report(config: DemoConfig) -> None:
         },
         credits=[f"{style.name}: {style.attribution}" for style in STYLES.values()],
     ), report.run)  # fmt: skip
+
+
+def _results(root: Root) -> list[Result]:
+    return [result for result in all_results(root) if result.run_id in MODELS]
 
 
 def _index(config: DemoConfig) -> None:

@@ -43,7 +43,7 @@ def run(config: MixJobConfig) -> dict[str, Any]:
     _publish(root, mix.name, manifest, lock, mark)
     account.add(manifest.num_rows, Counter(manifest["source"].to_pylist()))
     account.check(config.max_failed_fraction)
-    say(f"mix: {mix.name}: {manifest.num_rows} of {mix.total} samples, {dict(account.counts)}")
+    say(f"mix: {mix.name}: {manifest.num_rows} of {mix.total} samples, {account.text()}")
     return {**account.summary(), "mixture": mix.name, "digest": lock["digest"]}
 
 

@@ -24,7 +24,10 @@ class JobConfig(BaseModel):
     root: str = Field("data", description="data root: a folder or any fsspec URL")
     local: bool = Field(False, description="run in this process, without Ray")
     max_failed_fraction: float = Field(
-        0.5, ge=0, le=1, description="more failures than this share end in exit code 3"
+        0.5,
+        ge=0,
+        le=1,
+        description="more failed shards, or failed rows of those tried, than this share end in exit code 3",
     )
 
 
@@ -82,6 +85,8 @@ def _metavar(annotation: Any) -> str:
     kinds = {str: "TEXT", int: "N", float: "X", bool: "BOOL"}
     if isinstance(annotation, types.UnionType):
         annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
+    if typing.get_origin(annotation) is typing.Literal:
+        return "{" + ",".join(map(str, typing.get_args(annotation))) + "}"
     return kinds.get(annotation, "YAML")
 
 

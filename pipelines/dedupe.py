@@ -82,7 +82,8 @@ def run(config: DedupeConfig) -> dict[str, Any]:
     account.add(table.num_rows, Counter(kind or "unique" for kind in result["kind"].to_pylist()))
     account.extra = {"verdicts": name, "eval_overlaps": _by_set(result)}
     account.check(config.max_failed_fraction)
-    say(f"dedupe: {account.counts}; in evaluation sets: {account.extra['eval_overlaps']}")
+    overlaps = ", ".join(f"{n} {name}" for name, n in account.extra["eval_overlaps"].items()) or "none"
+    say(f"dedupe: {account.text()}; in evaluation sets: {overlaps}")
     return account.summary()
 
 

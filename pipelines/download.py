@@ -51,6 +51,7 @@ def run(config: DownloadConfig) -> dict[str, Any]:
     for shard, result in map_shards(todo, _Downloader(root, config), cpus=config.cpus, local=config.local):
         record(account, shard, result, len(todo))
     account.check(config.max_failed_fraction)
+    account.check_rows(config.max_failed_fraction)
     return account.summary()
 
 

@@ -48,7 +48,7 @@ def run(config: IndexConfig) -> dict[str, Any]:
     records, statuses, missing = catalog.build(root, scores, verdicts, marks, runs)
     account.add(records, statuses)
     account.check(config.max_failed_fraction)
-    say(f"index: {records} samples, {statuses}")
+    say(f"index: {records} samples: {account.text()}")
     for stage, count in missing.items():
         if count:
             say(f"index: {count} pictures came after the last `headwater {stage}`; run it again, then index")

@@ -74,7 +74,7 @@ def run(config: IngestConfig) -> dict[str, Any]:
     account.shards_done = shards
     account.add(table.num_rows, Counter(table["reason"].to_pylist()))
     account.check(config.max_failed_fraction)
-    say(f"ingest: {source.name}: {table.num_rows} rows, {dict(account.counts)}")
+    say(f"ingest: {source.name}: {table.num_rows} rows: {account.text()}")
     return {**account.summary(), "source": source.name}
 
 

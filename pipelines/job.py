@@ -53,6 +53,22 @@ class Account:
                 f"max_failed_fraction={max_failed_fraction}; first: {first[0]}: {first[1]}"
             )
 
+    def check_rows(self, max_failed_fraction: float) -> None:
+        """BudgetExceeded if too many of the rows that were tried (all but the skipped ones) failed."""
+        failed = sum(count for status, count in self.counts.items() if status.startswith("failed"))
+        tried = self.rows_in - self.counts.get("skipped", 0)
+        if tried and failed / tried > max_failed_fraction:
+            raise BudgetExceeded(
+                f"{self.job}: {failed} of {tried} rows failed, more than max_failed_fraction={max_failed_fraction}; "
+                "their `reason` says why (headwater index, then headwater sql)"
+            )
+
+    def text(self) -> str:
+        """The counts for a line of progress, the largest first."""
+        return ", ".join(
+            f"{n:,} {name}" for name, n in sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
+        )
+
     def summary(self) -> dict[str, Any]:
         """The account as one JSON-ready mapping."""
         return {

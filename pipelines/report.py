@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from evaluation import report_data as page
 from evaluation.report import render_report
 from evaluation.results import Result, read_results
-from filters.errors import ConfigError
+from filters.errors import ConfigError, InputError
 from pipelines.config import JobConfig
 from pipelines.index import ledger
 from pipelines.job import Account, job_main, say
@@ -134,6 +134,10 @@ def _account(con: duckdb.DuckDBPyConnection) -> page.Account:
 
 def _tasks(config: ReportConfig, results: Sequence[Result]) -> list[page.TaskInfo]:
     names = list(config.tasks) or sorted({name for result in results for name in result.eval})
+    if config.reference is not None and config.reference not in names:
+        raise InputError(
+            f"reference {config.reference!r}: no result has such a set; there is {', '.join(names) or 'none'}"
+        )
     if config.reference in names:
         names = [config.reference, *(name for name in names if name != config.reference)]
     plain = TaskLabel(label="", role="")

@@ -62,7 +62,9 @@ def explain(con: duckdb.DuckDBPyConnection, uid: str) -> dict[str, Any]:
     return {
         "sample": {name: value for name, value in sample.items() if value is not None},
         "attempts": attempts.to_pylist(),
-        "mixtures": {name: f"in, used {uses} times" if uses else _why_out(sample) for name, uses in mixtures},
+        "mixtures": {
+            name: f"in, used {uses} time{'s' * (uses > 1)}" if uses else _why_out(sample) for name, uses in mixtures
+        },
     }
 
 
@@ -71,7 +73,10 @@ def mix_diff(con: duckdb.DuckDBPyConnection, old: str, new: str) -> pa.Table:
     known = [row[0] for row in con.execute("SELECT mixture FROM mixtures").fetchall()]
     for name in (old, new):
         if name not in known:
-            raise InputError(f"mixture {name!r} is not in the catalog; there is {', '.join(known) or 'none'}")
+            raise InputError(
+                f"mixture {name!r} is not in the catalog; there is {', '.join(known) or 'none'}; "
+                "run `headwater index` after `headwater mix`"
+            )
     return con.sql(
         """WITH a AS (SELECT DISTINCT uid, source FROM mixture_samples WHERE mixture = ?),
                 b AS (SELECT DISTINCT uid, source FROM mixture_samples WHERE mixture = ?)
@@ -90,7 +95,7 @@ def _why_out(sample: dict[str, Any]) -> str:
         return f"out: {sample['kind']} duplicate of {sample['duplicate_of']}"
     if sample["eval_set"] is not None:
         return f"out: evaluation set {sample['eval_set']} holds the same picture"
-    return "out: not drawn, or kept out by a condition of the mixture (see its mix.lock.json)"
+    return "out: not of its sources, not drawn, or kept out by one of its conditions (see its mix.lock.json)"
 
 
 def show(table: pa.Table, form: str) -> None:
@@ -139,7 +144,9 @@ def _parser(command: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"headwater {command}", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--root", default="data", help="data root (default 'data')")
     if command == "sql":
-        parser.add_argument("query", help="one SELECT over samples, attempts, sources, shards, runs, mixtures")
+        parser.add_argument(
+            "query", help="one SELECT over samples, attempts, sources, shards, runs, mixtures, mixture_samples"
+        )
     elif command == "explain":
         parser.add_argument("uid", help="uid of the sample, or its first characters")
     else:

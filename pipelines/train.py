@@ -1,6 +1,6 @@
 """Mixtures to models: one training run a mixture, each on CPUs of its own.
 
-headwater train --root data --mixtures "[even, filtered]" --set train.samples_seen=100000
+headwater train --root data --mixtures "[even, filtered]" --set train.model=demo/model --set train.samples_seen=100000
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class TrainJobConfig(JobConfig):
     mixtures: list[str] = Field([], description="names of mixtures; all that were built if empty")
     cpus: float = Field(1.0, gt=0, description="CPUs a run")
     gpus: float = Field(0.0, ge=0, description="GPUs a run")
-    train: TrainConfig = Field(default_factory=TrainConfig, description="the recipe, the same for every mixture")
+    train: TrainConfig = Field(description="the recipe, the same for every mixture; needs at least `model`")
 
 
 def run(config: TrainJobConfig) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str = Field("demo/model", description="folder with open_clip_config.json: the architecture")
+    model: str = Field(description="folder with open_clip_config.json: the architecture")
     samples_seen: Annotated[int, Field(gt=0)] = Field(38_400, description="training pairs, with repetitions")
     batch: Annotated[int, Field(gt=1)] = Field(128, description="pairs a step")
     lr: Annotated[float, Field(gt=0)] = Field(1e-3, description="learning rate after warm-up")

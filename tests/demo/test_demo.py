@@ -104,13 +104,13 @@ def test_each_check_can_fail(demo: Path, tmp_path: Path, change: str, name: str)
     shutil.copy(demo / "catalog.duckdb", tmp_path)
     with duckdb.connect(str(tmp_path / "catalog.duckdb")) as con:
         con.execute(change)
-    checks = compare(Root(str(tmp_path)), [], REFERENCE).checks
+    checks = compare(Root(str(tmp_path)), [], REFERENCE, MODELS).checks
     assert False in [check.met for check in checks if check.check.startswith(name)]
 
 
 def test_a_model_that_is_missing_shows(demo: Path) -> None:
     root = Root(str(demo))
-    checks = {check.check: check for check in compare(root, all_results(root)[1:], REFERENCE).checks}
+    checks = {check.check: check for check in compare(root, all_results(root)[1:], REFERENCE, MODELS).checks}
     models = checks["models surely above chance on the reference"]
     assert (models.planted, models.met) == (MODELS, False)
 

@@ -294,3 +294,9 @@ def test_two_models_must_be_told_apart(root: Root, tmp_path: Path) -> None:
             index.run(index.IndexConfig(root=root.url, features="none"))
     finally:
         other.rmdir()
+
+
+def test_a_report_without_its_reference_is_an_error(root: Root, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "--root", root.url, "--reference", "imagenet"]) == 2
+    assert "reference 'imagenet': no result has such a set" in capsys.readouterr().err
+    assert not root.exists("report", "index.html")

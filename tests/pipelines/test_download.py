@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from filters.errors import InputError, ShardError
+from filters.errors import BudgetExceeded, InputError, ShardError
 from filters.pixels import decode, pixel_hash
 from pipelines import download, ingest
 from pipelines.fetch import FetchConfig, Fetched, fetch_all, is_opted_out
@@ -36,7 +36,11 @@ def prepare(folder: Path, rows: int = ROWS, per_shard: int = 5) -> Root:
 def settings(root: Root, server: Any, **fetch: Any) -> download.DownloadConfig:
     fast: dict[str, Any] = {"backoff": 0.01, "deadline": 2.0, **fetch}
     return download.DownloadConfig(
-        root=root.url, local=True, encode_format="png", fetch=FetchConfig(resolve=server.resolve, **fast)
+        root=root.url,
+        local=True,
+        encode_format="png",
+        max_failed_fraction=1.0,
+        fetch=FetchConfig(resolve=server.resolve, **fast),
     )
 
 
@@ -77,6 +81,16 @@ def test_every_row_has_its_reason_and_every_reason_its_status(tmp_path: Path) ->
     assert rows[0]["error_message"] == "HTTP Error 404: Not Found"
     assert server.seen.count("/0.png") == server.seen.count("/5.png") == 1
     assert server.seen.count("/3.png") == 3
+
+
+def test_too_many_failed_rows_are_exit_code_3(tmp_path: Path) -> None:
+    """Every shard is done, and still: a machine that is offline must not pass for a source that is dead."""
+    root = prepare(tmp_path)
+    with picture_server({f"/{n}.png": [(404, {}, b"")] for n in range(7)}) as server:
+        config = settings(root, server).model_copy(update={"max_failed_fraction": 0.5})
+        with pytest.raises(BudgetExceeded, match="7 of 12 rows failed"):
+            download.run(config)
+    assert len(rows_of(root)) == ROWS
 
 
 def test_stored_bytes_are_found_by_offset_and_by_tarfile(tmp_path: Path) -> None:
