@@ -1,17 +1,13 @@
 """Everything a report shows, as plain data: no section knows where its numbers came from.
 
-Every section but the title may be left empty, and is then left out of the page. `to_json` and `from_json` keep a
-report's data beside it; pictures are stored in base64.
+Every section but the title may be left empty, and is then left out of the page.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-
 from evaluation.results import Result
-from filters.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +137,6 @@ class StageTime:
 class ReportData:
     """The whole report."""
 
-    __pydantic_config__ = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", extra="forbid")
-
     title: str
     summary: str
     account: Account | None = None
@@ -156,21 +150,3 @@ class ReportData:
     stages: list[StageTime] = field(default_factory=list)
     credits: list[str] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
-
-
-_DATA = TypeAdapter(ReportData)
-
-
-def to_json(data: ReportData) -> str:
-    """`data` as JSON text."""
-    return _DATA.dump_json(data, indent=1).decode()
-
-
-def from_json(text: str) -> ReportData:
-    """The data that `to_json` wrote; InputError naming the field that is wrong."""
-    try:
-        return _DATA.validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "text"
-        raise InputError(f"report data: {place}: {first['msg']}") from error

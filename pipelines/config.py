@@ -34,16 +34,9 @@ class JobConfig(BaseModel):
 Config = TypeVar("Config", bound=BaseModel)
 
 
-def load_config(
-    model: type[Config], path: str | None, overrides: Sequence[tuple[str, Any]], ignore: Sequence[str] = ()
-) -> Config:
-    """The configuration from a YAML file (or none) and dotted overrides; ConfigError in one clear line.
-
-    `ignore` names keys of the file that other readers of the same file use.
-    """
+def load_config(model: type[Config], path: str | None, overrides: Sequence[tuple[str, Any]]) -> Config:
+    """The configuration from a YAML file (or none) and dotted overrides; ConfigError in one clear line."""
     values = _read_yaml(path) if path else {}
-    for key in ignore:
-        values.pop(key, None)
     for dotted, value in overrides:
         _assign(values, dotted, value)
     try:

@@ -182,11 +182,11 @@ class _SidecarWork:
         self.make, self.out = make, out
 
     def __call__(self) -> Work:
-        signal = self.make()
+        apply = self.make()
 
         def work(shard: ShardId) -> dict[str, Any]:
             table = self.out.load(self.out.root, shard)
-            result = signal(table)
+            result = apply(table)
             if result.num_rows != table.num_rows:
                 raise ShardError(f"{shard}: {result.num_rows} rows out for {table.num_rows} in; this is a defect")
             self.out.write(shard, result)

@@ -121,7 +121,6 @@ def job_main(
     run: Callable[[Config], dict[str, Any]],
     plan: Callable[[Config], dict[str, Any]],
     argv: Sequence[str] | None,
-    ignore: Sequence[str] = (),
 ) -> int:
     """The command line of one job: parse, run or only plan, print one JSON line, return the exit code."""
     parser = argparse.ArgumentParser(prog=f"headwater {job}", description=(run.__doc__ or "").strip())
@@ -129,7 +128,7 @@ def job_main(
     arguments = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        config = load_config(model, arguments.config, parse_flags(arguments, model), ignore)
+        config = load_config(model, arguments.config, parse_flags(arguments, model))
         if arguments.dry_run:
             summary = {"job": job, "dry_run": True, **plan(config)}
         else:

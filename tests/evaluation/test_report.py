@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation import report_data
 from evaluation.report import account_table, count, mixture_tables, render_report, seconds
 from evaluation.report_data import (
     Account,
@@ -248,12 +247,6 @@ def test_pictures_become_thumbnails(data: ReportData, tmp_path: Path) -> None:
     assert sizes[0] - sizes[1] < 5000
     with pytest.raises(InputError, match="sample picture 'broken'"):
         render_report(replace(data, galleries=[Gallery("x", [Picture(b"no", "broken")])]), tmp_path)
-
-
-def test_json_round_trip(data: ReportData) -> None:
-    assert report_data.from_json(report_data.to_json(data)) == data
-    with pytest.raises(InputError, match="report data: summary"):
-        report_data.from_json('{"title": "x"}')
 
 
 def test_scatter_is_a_picture(data: ReportData) -> None:
