@@ -120,16 +120,23 @@ def attrition(con: duckdb.DuckDBPyConnection, mix: MixConfig, manifest: pa.Table
     taken = Counter(manifest["source"].to_pylist())
     rows = []
     for source, asked in zip(mix.sources, shares(mix), strict=True):
-        conditions = _conditions(mix, source)
-        steps = [("records", _count(con, source, "true"))]
-        for depth, (label, _) in enumerate(conditions, 1):
-            text = " AND ".join(f"({condition})" for _, condition in conditions[:depth])
-            steps.append((label, _count(con, source, text)))
+        steps = _steps(con, source, _conditions(mix, source))
         if source.top_fraction is not None:
-            steps.append(("top_fraction", _candidates(con, mix, source).num_rows))
+            steps.append(["top_fraction", _candidates(con, mix, source).num_rows])
         got = taken[source.source]
-        rows.append({"source": source.source, "asked": asked, "steps": [list(step) for step in steps], "got": got})
+        rows.append({"source": source.source, "asked": asked, "steps": steps, "got": got})
     return rows
+
+
+def _steps(con: duckdb.DuckDBPyConnection, source: MixSource, rules: list[tuple[str, str]]) -> list[list[Any]]:
+    """The records of a source, then what each of the rules left, in one pass over its samples."""
+    counts = ["count(*) AS n0"]
+    for depth in range(1, len(rules) + 1):
+        condition = " AND ".join(f"({text})" for _, text in rules[:depth])
+        counts.append(f"count(*) FILTER ({condition}) AS n{depth}")
+    found = _ask(con, f"SELECT {', '.join(counts)} FROM samples WHERE source = $source", source.source)
+    labels = ["records", *(label for label, _ in rules)]
+    return [[label, column[0].as_py()] for label, column in zip(labels, found.columns, strict=True)]
 
 
 def content_digest(manifest: pa.Table) -> str:
@@ -189,11 +196,6 @@ def _candidates(con: duckdb.DuckDBPyConnection, mix: MixConfig, source: MixSourc
             ORDER BY sample_order(uid_lo, {salt("mix", mix.seed)}::UBIGINT), uid""",
         source.source,
     )
-
-
-def _count(con: duckdb.DuckDBPyConnection, source: MixSource, condition: str) -> int:
-    table = _ask(con, f"SELECT count(*) AS n FROM samples WHERE source = $source AND {condition}", source.source)
-    return int(table["n"][0].as_py())
 
 
 def _ask(con: duckdb.DuckDBPyConnection, query: str, source: str) -> pa.Table:

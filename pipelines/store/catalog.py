@@ -217,14 +217,12 @@ def _load_sidecar(
     # DuckDB does not take Arrow's half floats, so only the columns that are asked for are made.
     shard = [pa.field("_source", pa.string()), pa.field("_shard", pa.string())]
     empty = pa.schema([*(schema.field(name) for name in columns), *shard]).empty_table()
-    con.execute(f"CREATE TABLE {table} AS SELECT * FROM empty")
-    del empty
+    con.from_arrow(empty).create(table)
 
 
 def _load_ledger(con: duckdb.DuckDBPyConnection, root: Root, runs: list[dict[str, Any]]) -> None:
     """`runs`, `mixtures` and `mixture_samples`."""
-    run_rows = pa.Table.from_pylist(runs, _RUNS)
-    con.execute("CREATE TABLE runs AS SELECT * FROM run_rows ORDER BY id")
+    con.from_arrow(pa.Table.from_pylist(runs, _RUNS)).order("id").create("runs")
     names = mixture_names(root)
     locks = [root.read_json("mixes", name, "mix.lock.json") for name in names]
     mixtures = pa.Table.from_pylist(
@@ -235,15 +233,14 @@ def _load_ledger(con: duckdb.DuckDBPyConnection, root: Root, runs: list[dict[str
         ],
         _MIXTURES,
     )  # fmt: skip
-    con.execute("CREATE TABLE mixtures AS SELECT * FROM mixtures ORDER BY mixture")
-    empty = MANIFEST.arrow.empty_table()
-    con.execute("CREATE TABLE mixture_samples AS SELECT ''::VARCHAR AS mixture, * FROM empty LIMIT 0")
+    con.from_arrow(mixtures).create("mixtures")
+    columns = [pa.field("mixture", pa.string()), *MANIFEST.arrow]
+    con.from_arrow(pa.schema(columns).empty_table()).create("mixture_samples")
     for name in names:
         con.execute(
             "INSERT INTO mixture_samples SELECT ?, * FROM read_parquet(?)",
             [name, root.path("mixes", name, "manifest.parquet")],
         )
-    del run_rows, mixtures, empty
 
 
 def mixture_names(root: Root) -> list[str]:
