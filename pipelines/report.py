@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evaluation import report_data as page
 from evaluation.report import render_report
+from evaluation.report_plots import scatter_png
 from evaluation.results import Result, read_results
 from filters.errors import ConfigError, InputError
 from pipelines.config import JobConfig
@@ -63,10 +64,12 @@ class Findings(BaseModel):
 
 
 def run(config: ReportConfig) -> dict[str, Any]:
-    """Write `<root>/report/index.html` from the catalog, the results and the ledger."""
+    """Write `<root>/report/index.html`, and its plot as `scatter.png`, from catalog, results and ledger."""
     root, account = Root(config.root), Account("report")
     data = collect(root, config)
     path = render_report(data, root.local("report"))
+    if data.results and len(data.tasks) > 1:
+        root.write_bytes(scatter_png(data.results, data.tasks[1:], data.tasks[0]), "report", "scatter.png")
     account.extra["report"] = str(path)
     say(f"report: {path}")
     return account.summary()

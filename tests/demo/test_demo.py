@@ -15,6 +15,7 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from demo import web
 from demo.compare import compare
@@ -146,6 +147,8 @@ def test_the_report_is_one_file_that_loads_nothing(demo: Path) -> None:
     assert parser.outside == []
     assert "exact duplicates" in page
     assert "only-yfcc" in page
+    with Image.open(demo / "report" / "scatter.png") as plot:
+        assert min(plot.size) > 500
 
 
 def test_a_second_run_does_nothing_and_changes_nothing(demo: Path) -> None:
