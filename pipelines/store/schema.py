@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from filters.errors import SchemaError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Status(enum.StrEnum):
@@ -44,17 +44,30 @@ REASONS: dict[str, tuple[Status, str, str]] = {
         "Use of image disallowed by X-Robots-Tag directive",
         "the server asks that the picture not be used",
     ),
+    "tdm_reserved": (
+        Status.FAILED_TO_DOWNLOAD,
+        "Use of image reserved by TDM-Reservation header",
+        "the server reserves its rights to text and data mining",
+    ),
     "too_many_bytes": (Status.FAILED_TO_DOWNLOAD, "body too large", "the body passed the byte cap"),
     "decode": (Status.FAILED_TO_RESIZE, "Image decoding error", "the bytes are not a whole picture"),
     "too_many_pixels": (Status.FAILED_TO_RESIZE, "image area too large", "the header names more pixels than allowed"),
-    "crash": (Status.FAILED_TO_RESIZE, "decoder crashed", "the process died while it handled this picture"),
+    "too_small": (Status.FAILED_TO_RESIZE, "image too small", "a side is shorter than the job asks for"),
+    "aspect_ratio": (Status.FAILED_TO_RESIZE, "aspect ratio too large", "longer for its width than the job allows"),
+    "crash": (
+        Status.FAILED_TO_RESIZE,
+        "decoder crashed",
+        "the decoder died, hung or ran out of memory on this picture",
+    ),
     "hash_mismatch": (Status.FAILED_TO_DOWNLOAD, "hash mismatch", "the bytes are not the ones the dump names"),
     "placeholder": (Status.FAILED_TO_DOWNLOAD, "placeholder", "a known error page instead of the picture"),
+    "missing": (Status.FAILED_TO_DOWNLOAD, "not in the tar", "an adopted tar is cut, damaged, or lacks this picture"),
     "host_budget": (Status.FAILED_TO_DOWNLOAD, "host budget", "still waiting for its host at the shard's deadline"),
     "private_address": (Status.SKIPPED, "private address", "the host name leads into a private network"),
     "robots": (Status.SKIPPED, "robots.txt", "the host's robots.txt forbids the request"),
     "bad_url": (Status.SKIPPED, "unusable URL", "not an http or https URL, or one with credentials"),
     "bad_row": (Status.SKIPPED, "row cannot be parsed", "the record in the dump is broken"),
+    "caption_blocked": (Status.SKIPPED, "caption on the blocklist", "the caption holds a text that the job refuses"),
     "no_caption": (Status.SKIPPED, "no caption", "the caption recipe found no text"),
     "nsfw_declared": (Status.SKIPPED, "declared NSFW", "the source declares it not safe, or does not say it is"),
     "language_declared": (Status.SKIPPED, "declared language", "the source declares another language"),
@@ -63,11 +76,18 @@ REASONS: dict[str, tuple[Status, str, str]] = {
 }
 
 
-def status_of(reason: str) -> Status:
-    """The status that belongs to `reason`; SchemaError for a reason outside the closed enum."""
+# Skipped when found before any request; a failed download when a redirect led there.
+AFTER_REDIRECT = frozenset({"private_address", "robots", "bad_url"})
+
+
+def status_of(reason: str, *, redirected: bool = False) -> Status:
+    """The status that belongs to `reason`; SchemaError for a reason outside the closed enum.
+
+    `redirected` says that a server was asked and sent us on before the reason was found.
+    """
     if reason not in REASONS:
         raise SchemaError(f"reason {reason!r} is not in the schema; use one of {', '.join(sorted(REASONS))}")
-    return REASONS[reason][0]
+    return Status.FAILED_TO_DOWNLOAD if redirected and reason in AFTER_REDIRECT else REASONS[reason][0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +139,26 @@ def _pick(columns: Iterable[Column], *names: str) -> tuple[Column, ...]:
 
 
 STRING_MAP = pa.map_(pa.string(), pa.string())
+SCORE_MAP = pa.map_(pa.string(), pa.float64())
+BOXES = pa.list_(pa.list_(pa.float64()))
+
+# What a source declares about a record; carried from the dump to the catalog as it is.
+_DECLARED = (
+    ("license", pa.string(), "licence that the source declares for the picture"),
+    ("nsfw_declared", pa.string(), "the source's own NSFW tag"),
+    ("language_declared", pa.string(), "the source's own language tag"),
+    (
+        "hash_declared",
+        pa.string(),
+        "hash of the picture's bytes that the source declares: `sha256:` or `md5:` and hex",
+    ),
+    (
+        "scores_declared",
+        SCORE_MAP,
+        "the source's own numbers for the pair (similarity, aesthetic and the like) by name",
+    ),
+    ("face_bboxes", BOXES, "the source's boxes around faces: left, top, right, bottom, each 0 to 1"),
+)
 
 RAW = Schema(
     "raw",
@@ -128,9 +168,8 @@ RAW = Schema(
         ("url", pa.string(), "address of the picture as the dump has it"),
         ("native_id", pa.string(), "the source's own identifier, or empty"),
         ("caption_raw", STRING_MAP, "the caption fields as read, in the source's order"),
-        ("license", pa.string(), "licence that the source declares for the picture"),
-        ("nsfw_declared", pa.string(), "the source's own NSFW tag"),
-        ("language_declared", pa.string(), "the source's own language tag"),
+        *_DECLARED,
+        ("uid_declared", pa.string(), "the source's own uid of 32 hex characters, for sources that have them"),
         ("reason", pa.string(), "`ok`, or why the record is out before any rule is applied (bad_row, video)"),
     ),
 )
@@ -147,14 +186,18 @@ METADATA = Schema(
         ("captions", pa.list_(pa.string()), "all captions that the recipe made"),
         ("caption_raw", STRING_MAP, "the caption fields as read, in the source's order"),
         ("caption_recipe", pa.string(), "name of the recipe that made the captions"),
-        ("license", pa.string(), "licence that the source declares for the picture"),
-        ("nsfw_declared", pa.string(), "the source's own NSFW tag"),
-        ("language_declared", pa.string(), "the source's own language tag"),
+        *_DECLARED,
         ("file", pa.string(), "name of the dump file"),
         ("line", pa.int64(), "number of the record in its file, from 0"),
         ("reason", pa.string(), "`ok`, or why the row is skipped before any request"),
         ("duplicate_row_of", pa.string(), "uid of the earlier equal record, for duplicate_row"),
     ),
+)
+
+# What a retry reads: rows as they were ingested, and how often each was tried before.
+RETRY = Schema(
+    "retry",
+    METADATA.columns + _columns(("attempt", pa.int32(), "number of this attempt; the first download was 0")),
 )
 
 SHARD = Schema(
@@ -190,7 +233,17 @@ SHARD = Schema(
         ("phash", pa.uint64(), "64-bit DCT perceptual hash of the decoded picture"),
         ("pixel_hash", pa.string(), "128-bit hash of size and decoded RGB pixels, hex"),
     )
-    + _pick(METADATA.columns, "nsfw_declared", "language_declared", "file", "line", "duplicate_row_of")
+    + _pick(
+        METADATA.columns,
+        "nsfw_declared",
+        "language_declared",
+        "hash_declared",
+        "scores_declared",
+        "face_bboxes",
+        "file",
+        "line",
+        "duplicate_row_of",
+    )
     + _columns(
         ("shard", pa.string(), "number of the shard in its source, zero padded"),
         ("offset", pa.int64(), "position of the stored picture's bytes in the tar"),
@@ -217,7 +270,7 @@ VERDICTS = Schema(
     "verdicts",
     _columns(
         ("uid", pa.string(), "identity of the sample"),
-        ("kind", pa.string(), "exact_bytes, exact_pixels or near; null for a survivor"),
+        ("kind", pa.string(), "exact_bytes, exact_pixels, near or placeholder; null for a survivor"),
         ("duplicate_of", pa.string(), "uid of the survivor of the group, null for a survivor"),
         ("distance", pa.float32(), "verified picture distance to the survivor, 0 to 1; 0 for exact kinds"),
         ("group", pa.string(), "uid that names the group, null when alone"),
