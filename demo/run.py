@@ -28,11 +28,11 @@ from evaluation.results import Result
 from filters.errors import InputError
 from pipelines import build_mix, dedupe, download, evaluate, index, ingest, report, score, train
 from pipelines.config import JobConfig, load_config
-from pipelines.fetch import FetchConfig
 from pipelines.job import job_main, run_recorded, say
 from pipelines.mixture import MixConfig, MixSource
 from pipelines.report import Findings, all_results
 from pipelines.store.root import Root
+from pipelines.web.config import FetchConfig, HostLimit
 from trainer.config import TrainConfig
 
 HERE = Path(__file__).parent
@@ -144,7 +144,8 @@ def _download(config: DemoConfig) -> None:
     wanted = download.DownloadConfig(root=config.root, local=config.local)
     if download.plan(wanted)["shards"]:
         port = web.start(root.local(), config.seed, config.rows).port
-        fetch = FetchConfig(resolve={"*.test": f"127.0.0.1:{port}"})
+        # One server answers for all hosts, and is ours: it may be asked as fast as it can answer.
+        fetch = FetchConfig(resolve={"*.test": f"127.0.0.1:{port}"}, limit=HostLimit(rate=None))
         wanted = wanted.model_copy(update={"fetch": fetch})
     _job("download", wanted, download.run)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from filters.candidates import Pairs, Thumbs, hamming_pairs, tangent_pairs
 from filters.groups import components, equal_classes, is_repeat, keys_of, stars, survivor_order
@@ -53,7 +54,7 @@ class Pictures:
     """Pictures as columns: hashes and sizes, and a function from row numbers to thumbnails uint8 [n, 64, 64, 3].
 
     `table` has `sha256, pixel_hash` (string), `phash` (uint64), `original_width, original_height` (integers), any
-    of them null where unknown: an unknown hash equals nothing.
+    of them null where unknown: an unknown hash equals nothing. For placeholders it also has `url`.
     """
 
     table: pa.Table
@@ -66,6 +67,7 @@ def verdicts(
     priority: Sequence[str],
     evaluation: Pictures | None = None,
     params: NearParams | None = None,
+    placeholder_urls: int | None = None,
 ) -> pa.Table:
     """Verdicts on `pictures`, one row each in the same order: columns `uid, kind, duplicate_of, distance, group,
     eval_set, eval_kind, eval_item`.
@@ -75,6 +77,8 @@ def verdicts(
     and `group` name it. Every near member was verified against the survivor itself. `kind` is the closest relation
     of a row to any better row of its group: `exact_bytes`, `exact_pixels` or `near`; so dropping the exact kinds
     alone keeps one row of each set of equal pictures. `distance` is 0 for exact ones, else that to the survivor.
+    Bytes that more than `placeholder_urls` different URLs gave are no picture of anything, but what servers send in
+    place of one: all their rows, the first too, have the kind `placeholder`, and none survives.
     The result depends neither on the order of the rows nor on thread counts.
     """
     params = params or NearParams()
@@ -102,7 +106,27 @@ def verdicts(
         pa.array(uids[survivor], pa.string(), mask=~grouped),
         *_evaluation_columns(pictures, evaluation, heads, head, params),
     ]
-    return pa.table(columns, names=_VERDICTS.names).cast(_VERDICTS)
+    found = pa.table(columns, names=_VERDICTS.names).cast(_VERDICTS)
+    return found if placeholder_urls is None else _with_placeholders(found, table, placeholder_urls)
+
+
+def _with_placeholders(found: pa.Table, table: pa.Table, most: int) -> pa.Table:
+    """The verdicts with those of placeholders in place: no survivor, and a group named by its smallest uid."""
+    known = table.select(["sha256", "url", "uid"]).filter(pc.is_valid(table["sha256"]))
+    groups = known.group_by("sha256").aggregate([("url", "count_distinct"), ("uid", "min")])
+    groups = groups.filter(pc.greater(groups["url_count_distinct"], most))
+    place = pc.index_in(table["sha256"], groups["sha256"])
+    is_placeholder = pc.and_(pc.is_valid(place), pc.is_valid(table["sha256"]))
+    texts = {
+        "kind": pa.scalar("placeholder"),
+        "duplicate_of": pa.scalar(None, pa.string()),
+        "distance": pa.scalar(0.0, pa.float32()),
+        "group": groups["uid_min"].take(place),
+    }
+    for name, value in texts.items():
+        index = found.column_names.index(name)
+        found = found.set_column(index, name, pc.if_else(is_placeholder, value, found[name]))
+    return found.cast(_VERDICTS)
 
 
 def _near_members(pictures: Pictures, heads: Indices, params: NearParams) -> tuple[dict[int, int], dict[int, float]]:

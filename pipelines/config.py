@@ -84,10 +84,12 @@ def _metavar(annotation: Any) -> str:
 
 
 def _text(text: str, annotation: Any) -> Any:
-    """A flag's value: as typed where the field holds text (`null` for none, if it may be none), else as YAML."""
-    if annotation is str or (set(typing.get_args(annotation)) == {str, types.NoneType} and text != "null"):
-        return text
-    return _scalar(text)
+    """A flag's value: as typed where the field takes text (a list in brackets and `null` where it takes them too),
+    else as YAML."""
+    kinds = {typing.get_origin(kind) or kind for kind in typing.get_args(annotation)} or {annotation}
+    is_list = list in kinds and text.startswith("[")
+    is_none = types.NoneType in kinds and text == "null"
+    return text if str in kinds and not is_list and not is_none else _scalar(text)
 
 
 def _scalar(text: str) -> Any:

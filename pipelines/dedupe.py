@@ -22,7 +22,8 @@ from evaluation.tasks import Task, load_task
 from filters.duplicates import NearParams, Pictures, verdicts
 from filters.errors import InputError, ShardError
 from filters.near import THUMB, thumbnail
-from filters.pixels import DecodeError, decode, phash, pixel_hash, resize_longest
+from filters.pixels import DecodeError, decode
+from filters.stored import Recipe, store
 from pipelines.config import JobConfig
 from pipelines.job import Account, job_main, say
 from pipelines.store.fingerprint import KEY, fingerprint
@@ -31,11 +32,11 @@ from pipelines.store.schema import SCHEMA_VERSION, VERDICTS
 from pipelines.store.shards import load_successes, read_images
 
 _COLUMNS = [
-    "uid", "source", "sha256", "pixel_hash", "phash", "original_width", "original_height", "shard", "offset", "size",
+    "uid", "source", "url", "sha256", "pixel_hash", "phash", "original_width", "original_height", "shard", "offset",
+    "size",
 ]  # fmt: skip
 _MAX_PIXELS = 50_000_000
 _BLOCK = 256
-_STORED = 256  # evaluation pictures are shrunk as stored ones are by default, so that both lose the same detail
 
 Thumbnails = npt.NDArray[np.uint8]
 
@@ -51,6 +52,9 @@ class DedupeConfig(JobConfig):
     )
     max_distance: float = Field(
         NearParams().max_distance, ge=0, le=1, description="verified distance of near duplicates"
+    )
+    placeholder_urls: int = Field(
+        50, ge=1, description="different URLs that may give the same bytes before these count as an error page"
     )
     threads: int = Field(2, ge=1, description="threads that decode pictures")
 
@@ -71,7 +75,11 @@ def run(config: DedupeConfig) -> dict[str, Any]:
     say(f"dedupe: {table.num_rows} pictures; making thumbnails")
     pictures = Pictures(table, _stored_thumbnails(root, table, config.threads).__getitem__)
     result = verdicts(
-        pictures, priority=config.priority, evaluation=_evaluation(root, config), params=_params(config)
+        pictures,
+        priority=config.priority,
+        evaluation=_evaluation(root, config),
+        params=_params(config),
+        placeholder_urls=config.placeholder_urls,
     )
     start = 0
     for shard, part in zip(shards, parts, strict=True):
@@ -125,15 +133,11 @@ def _items(task: Task) -> list[dict[str, str]]:
 
 
 def _facts(data: bytes) -> tuple[dict[str, Any], Thumbnails]:
-    rgb = decode(data, max_pixels=_MAX_PIXELS).rgb
-    facts = {
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "pixel_hash": pixel_hash(rgb),
-        "phash": phash(rgb),
-        "original_width": rgb.shape[1],
-        "original_height": rgb.shape[0],
-    }
-    return facts, thumbnail(resize_longest(rgb, _STORED))
+    """The facts about an evaluation picture and its thumbnail, as a download by default makes them."""
+    stored = store(data, Recipe())
+    names = ("sha256", "pixel_hash", "phash", "original_width", "original_height")
+    small = decode(stored.image, max_pixels=_MAX_PIXELS).rgb
+    return {name: getattr(stored, name) for name in names}, thumbnail(small)
 
 
 def _stored_thumbnails(root: Root, table: pa.Table, threads: int) -> Thumbnails:
@@ -171,7 +175,8 @@ def _by_set(result: pa.Table) -> dict[str, int]:
 
 def _name(config: DedupeConfig) -> str:
     """Fingerprint of the settings: the name of the verdicts' folder."""
-    return fingerprint(SCHEMA_VERSION, dataclasses.asdict(_params(config)), config.priority, config.tasks)
+    settings = config.model_dump(include={"priority", "tasks", "placeholder_urls"})
+    return fingerprint(SCHEMA_VERSION, dataclasses.asdict(_params(config)), settings)
 
 
 def _mark(root: Root, shards: Sequence[ShardId], config: DedupeConfig) -> str:

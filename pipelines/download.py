@@ -1,168 +1,277 @@
 """Metadata to shards: fetch, decode, shrink, hash and pack, one shard a task.
 
 headwater download --root data
+headwater download --root data --retry timeout,http_429
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import dataclasses
+import math
 import sys
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field
+import pyarrow.compute as pc
+from pydantic import Field, field_validator
 
-from filters.errors import InputError
-from filters.pixels import DecodeError, decode, encode, phash, pixel_hash, resize_longest
+from filters.errors import InputError, ShardError
+from filters.pixels import DecodeError
+from filters.resize import ResizeMode
+from filters.stored import Recipe, Stored, store
 from pipelines.config import JobConfig
-from pipelines.engine import Work, map_shards, record
-from pipelines.fetch import FetchConfig, Fetched, fetch_all
+from pipelines.engine import map_shards, record, start_ray
+from pipelines.failures import Failures
+from pipelines.foreign import is_foreign, take_over
 from pipelines.job import Account, job_main, say
-from pipelines.store.fingerprint import KEY, SAMPLES_PER_SHARD, SHARDS, fingerprint
-from pipelines.store.root import Root, ShardId
-from pipelines.store.schema import METADATA, REASONS, SCHEMA_VERSION
-from pipelines.store.shards import Sample, is_written, key_of, leftovers, write_shard
+from pipelines.retry import check_reasons, failed_rows, plan_retry
+from pipelines.sandbox import Crashed, Sandbox
+from pipelines.slices import Slice, all_slices, slices_of
+from pipelines.store.fingerprint import KEY, SAMPLES_PER_SHARD, fingerprint
+from pipelines.store.root import Root
+from pipelines.store.schema import METADATA, REASONS, RETRY, SCHEMA_VERSION
+from pipelines.store.shards import Sample, is_written, key_of, write_shard
+from pipelines.web.cluster import cluster_limits
+from pipelines.web.config import FetchConfig
+from pipelines.web.fetch import Fetched, Fetcher
+from pipelines.web.hosts import Limits, local_limits
+from pipelines.web.selftest import check
 
 
 class DownloadConfig(JobConfig):
     """What to fetch, and how the pictures are stored."""
 
     sources: list[str] = Field([], description="sources to download; all that were ingested if empty")
-    image_size: int = Field(256, ge=1, description="longest side of a stored picture in pixels; never enlarged")
+    retry: list[str] = Field(
+        [], description="fetch only rows that failed for these reasons, such as timeout,http_429, into new shards"
+    )
+    image_size: int = Field(256, ge=1, description="size of a stored picture in pixels; never enlarged")
+    resize_mode: ResizeMode = Field("keep_ratio_largest", description="img2dataset's way to reach the size")
     encode_format: Literal["jpg", "webp", "png"] = Field("jpg", description="format of the stored picture")
     encode_quality: int = Field(95, ge=1, le=100, description="quality of the stored picture")
+    exact_decode: bool = Field(False, description="decode every JPEG whole, also where a smaller one would do")
+    skip_reencode: bool = Field(False, description="keep the downloaded bytes where they are right already")
+    min_image_size: int = Field(0, ge=0, description="shortest side of a picture that is kept")
+    max_aspect_ratio: float | None = Field(None, ge=1, description="longest side over shortest; no limit if null")
     max_pixels: int = Field(50_000_000, ge=1, description="largest picture that is decoded")
+    placeholder_hashes: tuple[str, ...] = Field(
+        Recipe().placeholder_hashes, description="known error pages, as `sha256:` or `md5:` and hex"
+    )
+    verify_hash: bool = Field(True, description="compare with the hash that the dump names, where it names one")
+    self_test: int = Field(10_000, ge=0, description="rows from which on DNS and proxy are tested first")
+    processes: int = Field(1, ge=1, description="processes a worker that decode and encode")
     cpus: float = Field(
         0.5, gt=0, description="CPUs a shard: less than one, because a shard mostly waits for servers"
     )
     fetch: FetchConfig = Field(FetchConfig(), description="how to fetch")
 
+    @field_validator("retry", mode="before")
+    @classmethod
+    def _separate(cls, value: Any) -> Any:
+        return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+    def recipe(self) -> Recipe:
+        """How a picture is stored."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(Recipe)}
+        return Recipe(**{**fields, "max_aspect_ratio": self.max_aspect_ratio or math.inf})
+
 
 def run(config: DownloadConfig) -> dict[str, Any]:
     """Download every ingested row into shards; shards that are there already are left alone."""
-    root, account = Root(config.root), Account("download")
-    shards = _shards(root, config)
-    todo = [shard for shard in shards if not is_written(root, shard, _mark(root, shard, config))]
-    account.shards_skipped = len(shards) - len(todo)
+    root, account, failures = Root(config.root), Account("download"), Failures()
+    slices = _retries(root, config) if config.retry else all_slices(root, config.sources)
+    todo = _todo(root, slices, config)
+    account.shards_skipped = len(slices) - len(todo)
     say(f"download: {len(todo)} shards to do, {account.shards_skipped} done before")
-    for shard, result in map_shards(todo, _Downloader(root, config), cpus=config.cpus, local=config.local):
-        record(account, shard, result, len(todo))
+    _self_test(root, todo, config)
+    limits = None
+    if todo and not config.local:
+        start_ray()
+        limits = cluster_limits(config.fetch)
+    make, taken = partial(_Worker, root, config, limits), 0
+    for piece, result in map_shards(todo, make, cpus=config.cpus, local=config.local):
+        record(account, piece, result, len(todo))
+        failures.add(result.get("failures", {}))
+        taken += result.get("taken", 0)
+    account.extra = {"failures": failures.summary(), "taken_from_img2dataset": taken}
+    if taken:
+        say(f"download: {taken} shards were finished by img2dataset and were taken as they are")
+    for line in failures.lines():
+        say(f"download: {line}")
     account.check(config.max_failed_fraction)
-    account.check_rows(config.max_failed_fraction)
+    if not config.retry:  # rows that failed before may well fail again
+        account.check_rows(config.max_failed_fraction)
     return account.summary()
 
 
 def plan(config: DownloadConfig) -> dict[str, Any]:
-    """Which shards a download would make."""
+    """Which shards a download would make, or how many rows of each source a retry would try again."""
     root = Root(config.root)
-    shards = _shards(root, config)
-    return {"shards": [str(s) for s in shards if not is_written(root, s, _mark(root, s, config))]}
+    if not config.retry:
+        return {"shards": [str(piece) for piece in _todo(root, all_slices(root, config.sources), config)]}
+    sources = _retried_sources(root, config)
+    return {
+        "shards": [str(piece) for source in sources for piece in _unfinished(root, source, config)],
+        "rows": {s: sum(rows.num_rows for rows in failed_rows(root, s, config.retry)) for s in sources},
+    }
 
 
-class _Downloader:
-    """Picklable: makes the function that downloads one shard."""
+def _retries(root: Root, config: DownloadConfig) -> list[Slice]:
+    """The slices of the retry to do: the one that was not finished, if there is one, else a new one."""
+    sources = _retried_sources(root, config)
+    left = [piece for source in sources for piece in _unfinished(root, source, config)]
+    if left:
+        say(f"download: {len(left)} shards of an earlier retry come first; run the command again for another")
+        return left
+    return [piece for source in sources for piece in plan_retry(root, source, config.retry)]
 
-    def __init__(self, root: Root, config: DownloadConfig) -> None:
-        self.root, self.config = root, config
 
-    def __call__(self) -> Work:
-        return self.download
+def _retried_sources(root: Root, config: DownloadConfig) -> list[str]:
+    """The sources whose rows may be tried again, adopted ones too."""
+    check_reasons(config.retry)
+    there = root.names("shards")
+    missing = sorted(set(config.sources) - set(there))
+    if missing or not there:
+        raise InputError(f"{root.url}/shards: nothing downloaded for {', '.join(missing) or 'any source'}")
+    return config.sources or there
 
-    def download(self, shard: ShardId) -> dict[str, Any]:
+
+def _unfinished(root: Root, source: str, config: DownloadConfig) -> list[Slice]:
+    """The slices of a source's retries that are not shards yet."""
+    slices = slices_of(root, source)
+    _check_settings(root, slices, config)
+    return _todo(root, [piece for piece in slices if piece.folder == "retries"], config)
+
+
+def _check_settings(root: Root, slices: Iterable[Slice], config: DownloadConfig) -> None:
+    """InputError where a source's shards were made with other settings: two kinds of shards would stand together."""
+    for piece in slices:
+        found = root.parquet_metadata("shards", piece.shard.source, f"{piece.shard.number}.parquet").get(KEY)
+        if found is not None and found != _mark(root, piece, config):
+            raise InputError(
+                f"{root.url}/shards/{piece}: was made with other settings; give the same ones with --retry, or run "
+                "`headwater download` without it first"
+            )
+
+
+def _self_test(root: Root, todo: Sequence[Slice], config: DownloadConfig) -> None:
+    """Before a large job, a word on DNS and proxy: what is wrong there would fail every row."""
+    rows = sum(int(root.parquet_metadata(*piece.path).get(SAMPLES_PER_SHARD, 0)) for piece in todo)
+    if rows < config.self_test:
+        return
+    # Rows were dealt to the slices in random order, so a few of them show the hosts of all.
+    urls = {url for piece in todo[:: max(1, len(todo) // 4)] for url in _urls(root, piece)}
+    for line in check(sorted({urlsplit(url).hostname or "" for url in urls}), config.fetch):
+        say(f"download: {line}")
+
+
+def _urls(root: Root, piece: Slice) -> list[str]:
+    try:
+        table = root.read_table(*piece.path, columns=["url", "reason"])
+    except ShardError:
+        return []  # a broken slice fails by itself, later
+    urls: list[str] = table.filter(pc.equal(table["reason"], "ok"))["url"].to_pylist()
+    return urls
+
+
+def _todo(root: Root, slices: Iterable[Slice], config: DownloadConfig) -> list[Slice]:
+    return [piece for piece in slices if not is_written(root, piece.shard, _mark(root, piece, config))]
+
+
+class _Worker:
+    """Downloads one shard a call; its connections and its decoding processes live from one shard to the next."""
+
+    def __init__(self, root: Root, config: DownloadConfig, limits: Limits | None) -> None:
+        self.root, self.config, self.recipe = root, config, config.recipe()
+        self.runner = asyncio.Runner()
+        self.fetcher = Fetcher(config.fetch, limits or local_limits(config.fetch))
+        self.sandbox: Sandbox[Stored] = Sandbox(store, config.processes)
+
+    def __call__(self, piece: Slice) -> dict[str, Any]:
         """One shard from its slice of metadata to its published files."""
         start = time.time()
-        name = f"{shard.number}.parquet"
-        rows = self.root.read_table("metadata", shard.source, name, columns=METADATA.names).to_pylist()
-        per_shard = int(self.root.parquet_metadata("metadata", shard.source, name)[SAMPLES_PER_SHARD])
-        samples = [
-            Sample(
-                {
-                    **row,
-                    "key": key_of(shard, i, per_shard),
-                    "attempt": 0,
-                    "error_message": REASONS[row["reason"]][1] or None,
-                }
-            )
-            for i, row in enumerate(rows)
-        ]
-        asyncio.run(_fill([s for s in samples if s.row["reason"] == "ok"], self.config))
-        timing = {"start_time": start, "end_time": time.time(), "duration": time.time() - start}
-        mark = _mark(self.root, shard, self.config)
-        counts = write_shard(self.root, shard, samples, self.config.encode_format, mark, timing)
-        reasons = Counter(sample.row["reason"] for sample in samples)
-        return {"rows": len(samples), "counts": counts, "reasons": dict(reasons)}
+        samples = _samples(self.root, piece)
+        mark = _mark(self.root, piece, self.config)
+        taken = is_foreign(self.root, piece.shard)
+        if taken:
+            counts = take_over(self.root, piece.shard, samples, self.config.max_pixels, mark)
+        else:
+            self.runner.run(self._fill([sample for sample in samples if sample.row["reason"] == "ok"]))
+            timing = {"start_time": start, "end_time": time.time(), "duration": time.time() - start}
+            counts = write_shard(self.root, piece.shard, samples, self.config.encode_format, mark, timing)
+        failures = Failures()
+        failures.count(sample.row for sample in samples)
+        return {"rows": len(samples), "counts": counts, "failures": failures.counts(), "taken": int(taken)}
+
+    def close(self) -> None:
+        """End the connections and the processes."""
+        self.runner.run(self.fetcher.close())
+        self.runner.close()
+        self.sandbox.close()
+
+    async def _fill(self, samples: list[Sample]) -> None:
+        """Fetch all samples, and turn each body into a picture in another process while others are on their way."""
+
+        async def take(index: int, fetched: Fetched) -> None:
+            await self._take(samples[index], fetched)
+
+        await self.fetcher.fetch_all([sample.row["url"] for sample in samples], take)
+
+    async def _take(self, sample: Sample, fetched: Fetched) -> None:
+        """Fill a sample from what was fetched: the picture, its facts, or the reason why there is none."""
+        sample.redirected = fetched.redirected
+        if fetched.reason != "ok":
+            _fail(sample, fetched.reason, fetched.message)
+            return
+        declared = sample.row["hash_declared"] if self.config.verify_hash else None
+        try:
+            stored = await self.sandbox.call(fetched.body, self.recipe, declared)
+        except DecodeError as error:
+            _fail(sample, error.reason)
+        except Crashed:
+            _fail(sample, "crash")
+        else:
+            sample.image = stored.image
+            sample.row.update({name: getattr(stored, name) for name in _FACTS})
 
 
-async def _fill(samples: list[Sample], config: DownloadConfig) -> None:
-    """Fetch all samples, and turn each body into a picture in a thread while others are on their way."""
-
-    async def take(index: int, fetched: Fetched) -> None:
-        await asyncio.to_thread(_take, samples[index], fetched, config)
-
-    await fetch_all([sample.row["url"] for sample in samples], config.fetch, take)
+# The facts about a picture go to the shard's columns of the same names.
+_FACTS = tuple(field.name for field in dataclasses.fields(Stored) if field.name != "image")
 
 
-def _take(sample: Sample, fetched: Fetched, config: DownloadConfig) -> None:
-    """Fill a sample from what was fetched: the picture, its facts, or the reason why there is none."""
-    if fetched.reason != "ok":
-        sample.row.update(reason=fetched.reason, error_message=fetched.message or REASONS[fetched.reason][1])
-        return
-    try:
-        picture = decode(fetched.body, max_pixels=config.max_pixels)
-    except DecodeError as error:
-        sample.row.update(reason=error.reason, error_message=REASONS[error.reason][1])
-        return
-    small = resize_longest(picture.rgb, config.image_size)
-    sample.image = encode(small, config.encode_format, config.encode_quality)
-    sample.row.update(
-        width=small.shape[1],
-        height=small.shape[0],
-        original_width=picture.rgb.shape[1],
-        original_height=picture.rgb.shape[0],
-        exif=picture.exif_json,
-        sha256=hashlib.sha256(fetched.body).hexdigest(),
-        mime=picture.mime,
-        phash=phash(picture.rgb),
-        pixel_hash=pixel_hash(picture.rgb),
+def _samples(root: Root, piece: Slice) -> list[Sample]:
+    schema = METADATA if piece.folder == "metadata" else RETRY
+    rows = root.read_table(*piece.path, columns=schema.names).to_pylist()
+    per_shard = int(root.parquet_metadata(*piece.path)[SAMPLES_PER_SHARD])
+    return [
+        Sample(
+            {
+                "attempt": 0,
+                **row,
+                "key": key_of(piece.shard, i, per_shard),
+                "error_message": REASONS[row["reason"]][1] or None,
+            }
+        )
+        for i, row in enumerate(rows)
+    ]
+
+
+def _fail(sample: Sample, reason: str, message: str | None = None) -> None:
+    sample.row.update(reason=reason, error_message=message or REASONS[reason][1])
+
+
+def _mark(root: Root, piece: Slice, config: DownloadConfig) -> str:
+    """Fingerprint of a shard: its rows, what is refused and how pictures are stored; not how fast or from where."""
+    rows = root.parquet_metadata(*piece.path).get(KEY)
+    refused = config.fetch.model_dump(
+        include={"robots", "opt_out", "tdm", "max_redirects", "max_bytes", "placeholder_urls"}
     )
-
-
-def _shards(root: Root, config: DownloadConfig) -> list[ShardId]:
-    shards = root.shards("metadata")
-    missing = set(config.sources) - {shard.source for shard in shards}
-    if missing or not shards:
-        names = ", ".join(sorted(missing)) or "any source"
-        raise InputError(f"{root.url}/metadata: nothing ingested for {names}; run `headwater ingest` first")
-    wanted = [s for s in shards if not config.sources or s.source in config.sources]
-    for source in sorted({shard.source for shard in wanted}):
-        mine = [shard for shard in wanted if shard.source == source]
-        _check_whole(root, mine)
-        left = leftovers(root, source, {shard.number for shard in mine})
-        if left:
-            raise InputError(
-                f"{root.url}/shards/{source}: {len(left)} shards, from {left[0]}, are not of the present ingest and "
-                "would be counted with it; move them away, or choose another --root"
-            )
-    return wanted
-
-
-def _check_whole(root: Root, shards: Sequence[ShardId]) -> None:
-    """InputError where the slices of one source are not of one finished ingest; a broken slice fails by itself."""
-    found = [root.parquet_metadata("metadata", s.source, f"{s.number}.parquet") for s in shards]
-    made = {(marks.get(KEY), marks.get(SHARDS)) for marks in found if marks}
-    if made and (len(made) > 1 or next(iter(made))[1] != str(len(shards))):
-        source = shards[0].source
-        raise InputError(f"{root.url}/metadata/{source}: its ingest was not finished; run `headwater ingest` again")
-
-
-def _mark(root: Root, shard: ShardId, config: DownloadConfig) -> str:
-    """Fingerprint of a shard: its rows and how pictures are stored; not how fast or from which address."""
-    metadata = root.parquet_metadata("metadata", shard.source, f"{shard.number}.parquet")
-    stored = config.model_dump(include={"image_size", "encode_format", "encode_quality", "max_pixels"})
-    return fingerprint(SCHEMA_VERSION, metadata.get(KEY), shard.number, stored)
+    recipe = dataclasses.asdict(config.recipe())
+    return fingerprint(SCHEMA_VERSION, rows, piece.shard.number, recipe, refused, config.verify_hash)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,12 +1,13 @@
 """Running one function over many shards, on Ray Data or in this process. Every Ray call of the project is here.
 
-A shard is the unit of work, of retry and of blame. A worker catches what goes wrong in its shard and reports it;
-a shard that kills its worker is found by running the unfinished ones alone, and is named.
+A shard is the unit of work, of retry and of blame. A worker catches what goes wrong in its shard and reports it; one
+that dies is started again and its shard is tried again, and a shard that keeps killing its workers is named.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -27,8 +28,8 @@ from pipelines.store.root import Root, ShardId
 Signal = Callable[[pa.Table], pa.Table]
 Work = Callable[[Any], dict[str, Any]]
 
-# A worker may die for a reason of its own (its node went away), so what it left is first tried in a pool again.
-_ROUNDS = 2
+# A worker may die for a reason of its own (its node went away), so what it left is tried again as often as this.
+_RETRIES = 3
 
 
 class Loader(Protocol):
@@ -44,6 +45,8 @@ def start_ray(address: str | None = None, cpus: int | None = None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray Data reports each dataset it runs, and a lost worker with its trace; the jobs have their own lines.
     os.environ.setdefault("RAY_DATA_LOG_LEVEL", "CRITICAL")
+    # Else each pool of workers that may be started again prints an error about what could then happen.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     address = address or os.environ.get("RAY_ADDRESS")
     if address is None:
         # The only switch by which Ray 2.60 keeps a one-machine cluster on loopback; it is read at import.
@@ -53,12 +56,14 @@ def start_ray(address: str | None = None, cpus: int | None = None) -> None:
     if ray.is_initialized():
         return
     say("ray: starting" if address is None else f"ray: connecting to {address}")
-    with _own_sigterm():
+    with _own_sigterm(), _no_stderr():
         _connect(address, cpus)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.verbose_progress = False
+    # A shard that is given up is left out, and named here; the others go on.
+    context.max_errored_blocks = -1
 
 
 @contextlib.contextmanager
@@ -68,6 +73,19 @@ def _own_sigterm() -> Iterator[None]:
     yield
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
+
+
+@contextlib.contextmanager
+def _no_stderr() -> Iterator[None]:
+    """Silence Ray's C++ side, which says at its start that it was told to be silent; errors come as exceptions."""
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 (a device, not a file)
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _connect(address: str | None, cpus: int | None) -> None:
@@ -100,27 +118,37 @@ def map_shards(
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Yield (item, result) as items finish; a failed item yields `{"error": text}`.
 
-    `make` is called once a worker and returns the function that handles one item. Results are small mappings
-    that JSON can hold: bulk data goes to files, never through Ray.
+    `make` is called once a worker and returns the function that handles one item; where that function has a `close`,
+    it is called at the end of a local run (on Ray a worker ends with its process). Results are small mappings that
+    JSON can hold: bulk data goes to files, never through Ray.
     """
     if not items:
         return
     if local:
-        work = make()
-        for item in items:
-            yield item, _guarded(work, item)
+        yield from _map_here(items, make)
         return
     start_ray()
-    workers = _workers(cpus, gpus)
+    import ray.exceptions
+
     left = dict.fromkeys(range(len(items)))
-    for _ in range(_ROUNDS):
-        for index, result in _map_on_ray([(i, items[i]) for i in left], make, cpus, gpus, workers):
+    lost = f"its worker process died {_RETRIES + 1} times; the shard is left out"
+    try:
+        for index, result in _map_on_ray(items, make, cpus, gpus, _workers(cpus, gpus)):
             del left[index]
             yield items[index], result
-        if not left:
-            return
+    except ray.exceptions.RayError as error:
+        lost = f"Ray gave up ({str(error).splitlines()[0]})"
     for index in left:
-        yield items[index], _alone(items[index], make, cpus, gpus)
+        yield items[index], {"error": lost}
+
+
+def _map_here(items: Sequence[Any], make: Callable[[], Work]) -> Iterator[tuple[Any, dict[str, Any]]]:
+    work = make()
+    try:
+        for item in items:
+            yield item, _guarded(work, item)
+    finally:
+        getattr(work, "close", lambda: None)()
 
 
 def run_stage(
@@ -211,7 +239,12 @@ class _RayWorker:
     """One Ray Data actor: holds what `make` made and handles one item a call."""
 
     def __init__(self, make: Callable[[], Work]) -> None:
-        self.work = _made(make)
+        self.make = make
+
+    @functools.cached_property
+    def work(self) -> Work:
+        """Made with the first item: Ray bounds the tries of an item, and not those of starting an actor."""
+        return _made(self.make)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         results = [_guarded(self.work, pickle.loads(item)) for item in batch["item"]]
@@ -245,16 +278,15 @@ def _workers(cpus: float, gpus: float) -> int:
 
 
 def _map_on_ray(
-    items: Sequence[tuple[int, Any]], make: Callable[[], Work], cpus: float, gpus: float, workers: int
+    items: Sequence[Any], make: Callable[[], Work], cpus: float, gpus: float, workers: int
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """One block an item through a pool of actors; ends early, with a line, where a worker died."""
-    import ray
+    """One block an item through a pool of actors; nothing is yielded for items that were given up."""
     import ray.data
 
-    rows = [{"index": index, "item": pickle.dumps(item)} for index, item in items]
+    rows = [{"index": index, "item": pickle.dumps(item)} for index, item in enumerate(items)]
     blocks = ray.data.from_items(rows, override_num_blocks=len(rows))
     with warnings.catch_warnings():
-        # Ray 2.60 has no other way to bound restarts than the argument that it means to remove.
+        # Ray 2.60 has no other way to bound an actor's retries than the argument that it means to remove.
         warnings.filterwarnings("ignore", "`ray_remote_args_fn` is deprecated")
         dataset = blocks.map_batches(
             _RayWorker,
@@ -263,32 +295,14 @@ def _map_on_ray(
             # A pool that asks for all CPUs starves what feeds it and stops; a tenth is left free.
             num_cpus=0.9 * cpus,
             num_gpus=gpus,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(workers, len(items))),
-            # Ray would start a worker again for ever, with the same item; here the item is blamed instead.
-            ray_remote_args_fn=_never_restart,
+            # One item at a time: those that wait in a dying worker's queue would share the blame.
+            compute=ray.data.ActorPoolStrategy(size=min(workers, len(items)), max_tasks_in_flight_per_actor=1),
+            # Ray would try the same item for ever; here it is named at last.
+            ray_remote_args_fn=_bounded_retries,
         )
-    try:
-        for row in dataset.iter_rows():
-            yield int(row["index"]), json.loads(row["result"])
-    except ray.exceptions.RayError as error:
-        say(f"ray: a worker was lost ({str(error).splitlines()[0]}); going on with what it left")
+    for row in dataset.iter_rows():
+        yield int(row["index"]), json.loads(row["result"])
 
 
-def _never_restart() -> dict[str, Any]:
-    return {"max_restarts": 0, "max_task_retries": 0}
-
-
-def _alone(item: Any, make: Callable[[], Work], cpus: float, gpus: float) -> dict[str, Any]:
-    """One item in a process of its own, never retried: a crash is blamed on the item."""
-    import ray
-
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_make_and_run)
-    try:
-        result: dict[str, Any] = ray.get(task.remote(make, item))
-        return result
-    except ray.exceptions.RayError as error:
-        return {"error": f"the worker process died ({type(error).__name__}); the shard is left out"}
-
-
-def _make_and_run(make: Callable[[], Work], item: Any) -> dict[str, Any]:
-    return _guarded(_made(make), item)
+def _bounded_retries() -> dict[str, Any]:
+    return {"max_restarts": -1, "max_task_retries": _RETRIES}

@@ -1,80 +1,109 @@
 """Raw metadata of one source to canonical rows: identity, captions, declared rules, a fair order, one slice a shard.
 
 headwater ingest --root data --source laion --metadata dumps/laion
+headwater ingest --root data --source coyo --reader table --metadata 'dumps/coyo/*.parquet'
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
+import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any
-from urllib.parse import urlsplit
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import Annotated, Any
 
 import fsspec
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from filters.errors import ConfigError
-from filters.sampling import salt, sample_order
+from filters.sampling import salt
+from pipelines.canonical import canonical
 from pipelines.config import JobConfig
+from pipelines.identity import identified
+from pipelines.identity import uid_of as uid_of
 from pipelines.job import Account, job_main, say
+from pipelines.shuffle import Shuffle
 from pipelines.sources import SOURCES, Source
-from pipelines.sources.files import find_files, named_files
+from pipelines.sources.files import chosen_files, named_files
+from pipelines.sources.hashes import Hashes
+from pipelines.sources.table import Columns, read_file
 from pipelines.store.fingerprint import KEY, SAMPLES_PER_SHARD, SHARDS, fingerprint
-from pipelines.store.root import Root, filesystem
-from pipelines.store.schema import METADATA, SCHEMA_VERSION
+from pipelines.store.root import Root
+from pipelines.store.schema import SCHEMA_VERSION
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+SAY_ROWS = 1_000_000
 
 
 class IngestConfig(JobConfig):
     """What to read, and how its rows become samples."""
 
-    source: str = Field(description="name of the source: " + ", ".join(sorted(SOURCES)))
-    metadata: str = Field(description="folder of the source's dump (or its fsspec URL), or one of its files")
-    recipe: str | None = Field(None, description="caption recipe; the source's default if not given")
+    source: str = Field(description="name of the source, under which its rows are recorded")
+    reader: str | None = Field(
+        None, description=f"how its dump is read: {', '.join(sorted(SOURCES))}; the source's own name if not given"
+    )
+    metadata: str | list[str] = Field(
+        description="folder of the source's dump, one of its files or a glob of them, local or an fsspec URL; or a "
+        "list of such"
+    )
+    table: Columns = Field(Columns(), description="which columns a table has, for the reader table")
+    hashes: str | None = Field(
+        None,
+        description="file (or glob) of addresses and their SHA-256 or MD5, as CC12M's cc_hashes/cc12m.tsv.gz; held "
+        "in memory, 40 bytes an address",
+    )
+    recipe: str | None = Field(None, description="caption recipe; the reader's default if not given")
+    allowed_nsfw: list[str] | None = Field(
+        None, description="declared NSFW tags to keep, [] for all; the reader's own rule if not given"
+    )
+    allowed_languages: list[str] | None = Field(
+        None, description="declared languages to keep, [] for all; the reader's own rule if not given"
+    )
+    caption_blocklist: list[Annotated[str, StringConstraints(min_length=1)]] = Field(
+        [], description="rows whose caption holds one of these texts, in capitals or not, are skipped"
+    )
     seed: int = Field(0, ge=0, description="seed of the order in which rows are dealt to shards")
     samples_per_shard: int = Field(1000, ge=1, description="input rows a shard")
     shard_digits: int = Field(5, ge=1, le=12, description="digits of a shard's number; DataComp uses 8")
+    memory: int = Field(512, ge=1, description="MiB of rows held in memory; the rest waits in a temporary file")
+    scratch: str | None = Field(
+        None, description="local folder for the temporary file, about as large as the dump; the system's if not given"
+    )
 
 
 def run(config: IngestConfig) -> dict[str, Any]:
     """Turn one source's raw dump into canonical metadata, one parquet a future shard."""
     source, files = _inputs(config)
     root = Root(config.root)
-    mark = fingerprint(
-        SCHEMA_VERSION, _settings(config), [(name, _sha256(file)) for name, file in named_files(files)]
-    )
+    listed = chosen_files(config.hashes, ("*.tsv*",)) if config.hashes else []
+    contents = [(name, _sha256(file)) for chosen in (files, listed) if chosen for name, file in named_files(chosen)]
+    mark = fingerprint(SCHEMA_VERSION, _settings(config), contents)
     account = Account("ingest")
     names = root.names("metadata", source.name, suffix=".parquet")
     if names and _is_done(root, source.name, names, mark):
         account.shards_skipped = len(names)
         say(f"ingest: {source.name} is done")
         return {**account.summary(), "source": source.name}
-    table = canonical(pa.concat_tables(source.read(files)), source, _recipe(config, source))
-    order = np.argsort(sample_order(table["uid_lo"].to_numpy(), salt("ingest", config.seed)), kind="stable")
-    table = table.take(pa.array(order))
-    shards = math.ceil(table.num_rows / config.samples_per_shard)
-    if shards > 10**config.shard_digits:
-        raise ConfigError(f"{shards} shards do not fit shard_digits={config.shard_digits}; raise it")
-    for number in range(shards):
-        part = table.slice(number * config.samples_per_shard, config.samples_per_shard)
-        marks = {
-            KEY: mark,
-            SHARDS: str(shards),
-            SAMPLES_PER_SHARD: str(config.samples_per_shard),
+    # Arrow's strings end at 2 GiB a column.
+    limit = min((config.memory << 20) // 4, 1 << 30)
+    with Shuffle(source.name, salt("ingest", config.seed), limit=limit, scratch=config.scratch) as shuffle:
+        rows = _fill(shuffle, source, files, Hashes(listed) if listed else None)
+        account.shards_done = _shards(config, rows)
+        written = {
+            _publish(root, config, source, mark, number, part, account)
+            for number, part in enumerate(_slices(shuffle.tables(), config.samples_per_shard))
         }
-        root.write_table(part, "metadata", source.name, f"{number:0{config.shard_digits}d}.parquet", metadata=marks)
     # Slices of an earlier ingest with more shards, or with names of another length.
-    for name in set(names) - {f"{number:0{config.shard_digits}d}.parquet" for number in range(shards)}:
+    for name in set(names) - written:
         root.remove("metadata", source.name, name)
-    account.shards_done = shards
-    account.add(table.num_rows, Counter(table["reason"].to_pylist()))
+    account.rows_in = rows
     account.check(config.max_failed_fraction)
-    say(f"ingest: {source.name}: {table.num_rows} rows: {account.text()}")
+    say(f"ingest: {source.name}: {rows:,} rows: {account.text()}")
     return {**account.summary(), "source": source.name}
 
 
@@ -83,113 +112,82 @@ def plan(config: IngestConfig) -> dict[str, Any]:
     source, files = _inputs(config)
     return {
         "source": source.name,
-        "recipe": _recipe(config, source),
+        "recipe": config.recipe or source.default_recipe,
         "files": [name for name, _ in named_files(files)],
     }
 
 
-def canonical(raw: pa.Table, source: Source, recipe: str) -> pa.Table:
-    """Rows of schema METADATA for rows of schema RAW: same rows, same order, each with uid, captions and reason."""
-    captions = source.captions(raw, recipe)
-    columns = raw.select(["native_id", "url", "file", "line"]).to_pydict()
-    fields = raw["caption_raw"].to_pylist()
-    uids, first_of = _identities(source.name, columns, fields)
-    reasons = [
-        "duplicate_row" if duplicate else reason
-        for duplicate, reason in zip(first_of, _reasons(raw, source, captions), strict=True)
-    ]
-    table = pa.table(
-        {
-            "uid": pa.array(uids, pa.string()),
-            "uid_lo": pa.array([int(uid[16:], 16) for uid in uids], pa.uint64()),
-            "source": pa.array([source.name] * raw.num_rows, pa.string()),
-            "caption": pc.list_element(_padded(captions), 0),
-            "captions": captions,
-            "caption_recipe": pa.array([recipe] * raw.num_rows, pa.string()),
-            "reason": pa.array(reasons, pa.string()),
-            "duplicate_row_of": pa.array(first_of, pa.string()),
-            **{name: raw[name] for name in raw.column_names if name != "reason"},
-        }
-    )
-    return METADATA.conform(table.select(METADATA.names))
+def _fill(shuffle: Shuffle, source: Source, files: Sequence[str], hashes: Hashes | None) -> int:
+    """Read all files into the shuffle; the number of their rows."""
+    rows = 0
+    for raw in source.read(files):
+        shuffle.add(identified(hashes.declare(raw) if hashes else raw, source.name))
+        rows += len(raw)
+        if rows // SAY_ROWS > (rows - len(raw)) // SAY_ROWS:
+            say(f"ingest: {source.name}: {rows:,} rows read")
+    return rows
 
 
-def uid_of(source: str, native_id: str, url: str, fields: Iterable[str]) -> str:
-    """Identity of a sample: the first 128 bits of SHA-256 over its parts as read, as 32 hex characters."""
-    text = "\x1f".join([source, native_id, url, *fields])
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+def _slices(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
+    """The rows of `tables` in tables of `size` rows and one of what is left."""
+    rest: pa.Table | None = None
+    for table in tables:
+        rows = table if rest is None else pa.concat_tables([rest, table])
+        whole = len(rows) // size * size
+        for start in range(0, whole, size):
+            yield rows.slice(start, size).combine_chunks()
+        rest = rows.slice(whole)
+    if rest is not None and len(rest):
+        yield rest.combine_chunks()
 
 
-def _identities(
-    source: str, columns: dict[str, list[Any]], fields: list[list[tuple[str, str]] | None]
-) -> tuple[list[str], list[str | None]]:
-    """The uid of each row and, for a row that repeats an earlier one, the uid of the earlier."""
-    seen: set[str] = set()
-    uids: list[str] = []
-    first_of: list[str | None] = []
-    rows = zip(columns["native_id"], columns["url"], columns["file"], columns["line"], fields, strict=True)
-    for native_id, url, file, line, raw in rows:
-        uid = uid_of(source, native_id or "", url or "", (text or "" for _, text in raw or ()))
-        repeated = uid in seen
-        first_of.append(uid if repeated else None)
-        if repeated:
-            uid = uid_of(source, file, str(line), ())
-        seen.add(uid)
-        uids.append(uid)
-    return uids, first_of
+def _publish(
+    root: Root, config: IngestConfig, source: Source, mark: str, number: int, rows: pa.Table, account: Account
+) -> str:
+    """Write one slice, and what belongs beside it first; its name."""
+    name = f"{number:0{config.shard_digits}d}.parquet"
+    marks = {KEY: mark, SHARDS: str(account.shards_done), SAMPLES_PER_SHARD: str(config.samples_per_shard)}
+    for folder, sidecar in source.sidecars(rows).items():
+        root.write_table(sidecar, "features", folder, source.name, name, metadata={KEY: mark})
+    table = canonical(rows, source, config.recipe or source.default_recipe, config.caption_blocklist)
+    root.write_table(table, "metadata", source.name, name, metadata=marks)
+    account.add(0, Counter(table["reason"].to_pylist()))
+    return name
 
 
-def _reasons(raw: pa.Table, source: Source, captions: pa.ChunkedArray) -> list[str]:
-    """The first rule that puts each row out, or `ok`; rules look only at what the source declares."""
-    nsfw, language = raw["nsfw_declared"].to_pylist(), raw["language_declared"].to_pylist()
-    has_caption = pc.greater(pc.fill_null(pc.list_value_length(captions), 0), 0).to_pylist()
-    reasons = []
-    for index, (reason, url) in enumerate(zip(raw["reason"].to_pylist(), raw["url"].to_pylist(), strict=True)):
-        if reason != "ok":
-            reasons.append(reason)
-        elif not is_fetchable(url):
-            reasons.append("bad_url")
-        elif source.allowed_nsfw is not None and nsfw[index] not in source.allowed_nsfw:
-            reasons.append("nsfw_declared")
-        elif source.allowed_languages is not None and language[index] not in source.allowed_languages:
-            reasons.append("language_declared")
-        else:
-            reasons.append("ok" if has_caption[index] else "no_caption")
-    return reasons
-
-
-def is_fetchable(url: str | None) -> bool:
-    """Whether the URL is http or https, names a host, and carries no user name or password."""
-    try:
-        parts = urlsplit(url or "")
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None
-    except ValueError:
-        return False
-
-
-def _padded(captions: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Lists of at least one element, so that the first can be taken; null where there is no caption."""
-    is_empty = pc.equal(pc.fill_null(pc.list_value_length(captions), 0), 0)
-    return pc.if_else(is_empty, pa.scalar([None], pa.list_(pa.string())), captions)
+def _shards(config: IngestConfig, rows: int) -> int:
+    """How many slices `rows` make; ConfigError when their numbers need more digits."""
+    shards = math.ceil(rows / config.samples_per_shard)
+    if shards > 10**config.shard_digits:
+        raise ConfigError(f"{shards} shards do not fit shard_digits={config.shard_digits}; raise it")
+    return shards
 
 
 def _inputs(config: IngestConfig) -> tuple[Source, list[str]]:
-    if config.source not in SOURCES:
-        raise ConfigError(f"source {config.source!r}: expected one of {', '.join(sorted(SOURCES))}")
-    source = SOURCES[config.source]
-    fs, path = filesystem(config.metadata, "metadata")
-    return source, [config.metadata] if fs.isfile(path) else find_files(config.metadata, source.patterns)
-
-
-def _recipe(config: IngestConfig, source: Source) -> str:
-    recipe = config.recipe or source.default_recipe
-    if recipe not in source.recipes:
-        raise ConfigError(f"recipe {recipe!r}: {source.name} has {', '.join(source.recipes)}")
-    return recipe
+    reader = config.reader or config.source
+    if reader not in SOURCES:
+        field = "reader" if config.reader else "source"
+        hint = "" if config.reader else "; or say with --reader how it is read"
+        raise ConfigError(f"{field} {reader!r}: expected one of {', '.join(sorted(SOURCES))}{hint}")
+    if not _NAME.fullmatch(config.source):
+        raise ConfigError(f"source {config.source!r}: names a folder; use letters, digits, '-', '_' and '.'")
+    known = SOURCES[reader]
+    recipe = config.recipe or known.default_recipe
+    if recipe not in known.recipes:
+        raise ConfigError(f"recipe {recipe!r}: {reader} has {', '.join(known.recipes)}")
+    changes: dict[str, Any] = {"name": config.source}
+    if reader == "table":
+        changes["read_file"] = partial(read_file, columns=config.table)
+    for name in ("allowed_nsfw", "allowed_languages"):
+        allowed = getattr(config, name)
+        if allowed is not None:
+            changes[name] = frozenset(allowed) or None
+    return dataclasses.replace(known, **changes), chosen_files(config.metadata, known.patterns)
 
 
 def _settings(config: IngestConfig) -> dict[str, Any]:
-    return config.model_dump(include={"source", "recipe", "seed", "samples_per_shard", "shard_digits"})
+    """What changes the rows: not where they come from, nor how they are held on the way."""
+    return config.model_dump(exclude={*JobConfig.model_fields, "metadata", "hashes", "memory", "scratch"})
 
 
 def _is_done(root: Root, source: str, names: Sequence[str], mark: str) -> bool:

@@ -61,7 +61,7 @@ class MixConfig(BaseModel):
     seed: int = Field(0, ge=0, description="seed of the order in which samples are drawn")
     total: int = Field(ge=1, description="samples in the mixture")
     where: Condition = Field(None, description="SQL condition over `samples`, for all sources")
-    exclude_duplicates: bool = Field(True, description="leave out samples that duplicate another")
+    exclude_duplicates: bool = Field(True, description="leave out duplicates of others, and placeholders")
     exclude_eval_overlap: bool = Field(True, description="leave out samples that an evaluation set holds")
     on_shortage: Literal["error", "repeat", "truncate"] = Field("error", description="what to do when samples lack")
     sources: list[MixSource] = Field(min_length=1, description="the sources and their weights")
@@ -171,7 +171,7 @@ def _conditions(mix: MixConfig, source: MixSource) -> list[tuple[str, str]]:
     """The rules in order, each with the name it has in the attrition table."""
     rules = [("success", "status = 'success'"), ("has_caption", f"{_caption(source)} IS NOT NULL")]
     if mix.exclude_duplicates:
-        rules.append(("not_duplicate", "duplicate_of IS NULL"))
+        rules.append(("not_duplicate", "duplicate_of IS NULL AND kind IS DISTINCT FROM 'placeholder'"))
     if mix.exclude_eval_overlap:
         rules.append(("not_in_evaluation", "eval_set IS NULL"))
     rules += [("where", condition) for condition in (mix.where,) if condition]

@@ -91,6 +91,8 @@ def _why_out(sample: dict[str, Any]) -> str:
     """The first rule that keeps a sample out of a mixture; a mixture's own conditions are in its lock file."""
     if sample["status"] != "success":
         return f"out: {sample['status']} ({sample['reason']})"
+    if sample["kind"] == "placeholder":
+        return "out: placeholder, many other URLs gave the same bytes"
     if sample["duplicate_of"] is not None:
         return f"out: {sample['kind']} duplicate of {sample['duplicate_of']}"
     if sample["eval_set"] is not None:

@@ -1,4 +1,4 @@
-"""The sources that can be ingested: a module each, and the table of them.
+"""The sources that can be ingested: a module each, and the list of them.
 
 A reader yields tables of the schema RAW, one row for every record of its dump; nothing is dropped here. What
 becomes of a row (no caption, declared NSFW, another language) is for ingest to decide.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 
 from filters.errors import ConfigError
-from pipelines.sources import cc12m, laion, redcaps, shutterstock, wit, yfcc
+from pipelines.sources import cc12m, datacomp, laion, redcaps, shutterstock, table, wit, yfcc
 from pipelines.sources.captions import Recipe
 from pipelines.sources.files import CODECS, named_files
 from pipelines.store.schema import RAW
@@ -24,7 +25,8 @@ class Source:
     """How one source is read and which of its records it may give.
 
     `read_file(file, name)` yields the RAW tables of one file. `allowed_nsfw` and `allowed_languages` are the
-    declared values that ingest keeps; None means that the source declares nothing to go by.
+    declared values that ingest keeps; None means that all are. Where a dump holds more than RAW does, `schema` has
+    columns after RAW's, and `sidecars` makes feature tables of them by the name of their folder, row for row.
     """
 
     name: str
@@ -34,13 +36,15 @@ class Source:
     patterns: tuple[str, ...]
     allowed_nsfw: frozenset[str] | None = None
     allowed_languages: frozenset[str] | None = None
+    schema: pa.Schema = RAW.arrow
+    sidecars: Callable[[pa.Table], dict[str, pa.Table]] = lambda _rows: {}
 
     def read(self, files: Sequence[Path | str]) -> Iterator[pa.Table]:
         """RAW tables of at most 10,000 rows over all `files` (local or fsspec URLs), sorted by name.
 
         InputError for a file that cannot be read, SchemaError for one that is not of this source.
         """
-        yield RAW.arrow.empty_table()  # so that dumps without records are tables too
+        yield self.schema.empty_table()  # so that dumps without records are tables too
         for name, file in named_files(files):
             yield from self.read_file(file, name)
 
@@ -90,5 +94,21 @@ _ALL = (
         _packed("*.json", "annotations/*.json", "annotations_shuffled/*.json"),
     ),
     Source("shutterstock", shutterstock.read_file, shutterstock.RECIPES, "caption", _packed("*.tsv", "*.csv")),
+    Source(
+        "table",
+        partial(table.read_file, columns=table.Columns()),
+        table.RECIPES,
+        "first",
+        ("*.parquet", *_packed("*.csv", "*.tsv", "*.jsonl", "*.ndjson", "*.json")),
+    ),
+    Source(
+        "datacomp",
+        datacomp.read_file,
+        datacomp.RECIPES,
+        "text",
+        ("*.parquet", "metadata/*.parquet"),
+        schema=datacomp.SCHEMA,
+        sidecars=datacomp.sidecars,
+    ),
 )
 SOURCES: dict[str, Source] = {source.name: source for source in _ALL}

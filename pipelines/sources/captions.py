@@ -41,6 +41,27 @@ def lists(*columns: pa.Array) -> pa.Array:
     return pa.ListArray.from_arrays(offsets, values.drop_null())
 
 
+def each_text(rows: pa.RecordBatch) -> pa.Array:
+    """All fields that have text, as captions of their own; records that are out have none."""
+    fields = rows["caption_raw"]
+    texts = pa.ListArray.from_arrays(fields.offsets, nonempty(fields.items))
+    row = np.repeat(np.arange(len(rows)), pc.list_value_length(texts).to_numpy())
+    values = pc.list_flatten(texts)
+    present = values.is_valid().to_numpy(zero_copy_only=False) & pc.equal(rows["reason"], "ok").to_numpy(False)[row]
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(row[present], minlength=len(rows)))]).astype(np.int32)
+    return pa.ListArray.from_arrays(offsets, values.filter(pa.array(present)))
+
+
+def first_text(rows: pa.RecordBatch) -> pa.Array:
+    """The first field that has text."""
+    return pc.list_slice(each_text(rows), 0, 1)
+
+
+def joined_text(rows: pa.RecordBatch) -> pa.Array:
+    """The fields that have text, joined."""
+    return lists(nonempty(pc.binary_join(each_text(rows), " ")))
+
+
 def only(name: str) -> Recipe:
     """The recipe that takes the field `name` as it is."""
     return lambda rows: lists(field(rows, name))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import posixpath
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,17 +15,38 @@ import fsspec
 import pyarrow as pa
 
 from filters.errors import InputError
+from pipelines.store.root import filesystem
 
 BLOCK_BYTES = 1 << 22  # some 10,000 to 40,000 records: enough for vector work, small beside any machine's memory
 MAX_LINE_BYTES = 1 << 26
 CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 
 
+def chosen_files(metadata: str | Sequence[str], patterns: Sequence[str]) -> list[str]:
+    """The dump files that `metadata` names: a file, a folder (those in it that match `patterns`), a glob, or a list.
+
+    InputError for what names no file, ConfigError for a kind of URL that is not known.
+    """
+    if not isinstance(metadata, str):
+        return [file for each in metadata for file in chosen_files(each, patterns)]
+    fs, path = filesystem(metadata, "metadata")
+    if fs.isfile(path):
+        return [metadata]
+    if not glob.has_magic(path):
+        return find_files(metadata, patterns)
+    files = [name for name in fs.glob(path) if fs.isfile(name)]
+    if not files:
+        raise InputError(
+            f"{metadata}: no file has a name like this; check it, and keep it in quotes on a command line"
+        )
+    return sorted(fs.unstrip_protocol(name).removeprefix("file://") for name in files)
+
+
 def find_files(folder: Path | str, patterns: Sequence[str]) -> list[str]:
     """Files under `folder` that match one of the glob `patterns`, sorted; InputError when there are none."""
-    filesystem, root = fsspec.core.url_to_fs(str(folder))
-    found = {name for pattern in patterns for name in filesystem.glob(f"{root.rstrip('/')}/{pattern}")}
-    files = sorted(filesystem.unstrip_protocol(name).removeprefix("file://") for name in found)
+    fs, root = filesystem(str(folder), "metadata")
+    found = {name for pattern in patterns for name in fs.glob(f"{root.rstrip('/')}/{pattern}")}
+    files = sorted(fs.unstrip_protocol(name).removeprefix("file://") for name in found)
     if not files:
         raise InputError(f"{folder}: no metadata files here; expected one of {', '.join(patterns)}")
     return files
@@ -44,10 +68,16 @@ def open_dump(file: str) -> Iterator[IO[bytes]]:
     What goes wrong while the stream is open and used becomes an InputError that names the file.
     """
     codec = CODECS.get(posixpath.splitext(file)[1])
+    with wraps_errors(file), fsspec.open(file, "rb") as stream:
+        yield pa.CompressedInputStream(pa.PythonFile(stream, mode="r"), codec) if codec else stream
+
+
+@contextmanager
+def wraps_errors(file: str) -> Iterator[None]:
+    """Errors of reading `file` become InputErrors that name it."""
     try:
-        with fsspec.open(file, "rb") as stream:
-            yield pa.CompressedInputStream(pa.PythonFile(stream, mode="r"), codec) if codec else stream
-    except (OSError, pa.ArrowException) as error:
+        yield
+    except (OSError, EOFError, pa.ArrowException, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{file}: cannot be read: {_first_line(error)}; check the file or fetch it again") from error
 
 

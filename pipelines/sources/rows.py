@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from filters.errors import SchemaError
 from pipelines.sources.files import line_blocks
-from pipelines.store.schema import RAW, STRING_MAP
+from pipelines.store.schema import RAW, SCORE_MAP, STRING_MAP
 
 BATCH_ROWS = 10_000
 SNIFF_ROWS = 10  # fewer broken records than this say nothing about the whole file
@@ -30,33 +30,37 @@ def raw_rows(
     url: pa.Array,
     caption_raw: Mapping[str, pa.Array],
     *,
-    native_id: pa.Array | None = None,
-    license: pa.Array | None = None,
-    nsfw: pa.Array | None = None,
-    language: pa.Array | None = None,
+    scores: Mapping[str, pa.Array] | None = None,
     video: pa.Array | None = None,
+    **declared: pa.Array | None,
 ) -> pa.Table:
-    """A RAW table from string arrays of n rows each; `video` is boolean.
+    """A RAW table from string arrays of n rows each; `scores` are float64 arrays, `video` is boolean.
 
-    A record without an address is `bad_row`: nothing can be fetched for it, whatever else it says.
+    `declared` are other columns of RAW by their names, null where they are left out or None. A record without an
+    address is `bad_row`: nothing can be fetched for it, whatever else it says.
     """
-    nulls = pa.nulls(len(line), pa.string())
-    reason = pa.array(["ok"] * len(line), pa.string())
+    count = len(line)
+    reason = pa.repeat(pa.scalar("ok"), count)
     if video is not None:
         reason = pc.if_else(pc.fill_null(video, False), "video", reason)
     reason = pc.if_else(pc.equal(pc.fill_null(pc.utf8_trim_whitespace(url), ""), ""), "bad_row", reason)
-    columns = {
-        "file": pa.array([name] * len(line), pa.string()),
+    given = {
+        **declared,
+        "file": pa.repeat(pa.scalar(name), count),
         "line": pa.array(line, pa.int64()),
         "url": url,
-        "native_id": pa.array([""] * len(line), pa.string()) if native_id is None else pc.fill_null(native_id, ""),
-        "caption_raw": string_maps(caption_raw),
-        "license": nulls if license is None else license,
-        "nsfw_declared": nulls if nsfw is None else nsfw,
-        "language_declared": nulls if language is None else language,
+        "native_id": pc.fill_null(_or_nulls(declared.get("native_id"), count), ""),
+        "caption_raw": maps(caption_raw, STRING_MAP) if caption_raw else None,
+        "scores_declared": maps(scores, SCORE_MAP) if scores else None,
         "reason": reason,
     }
+    columns = {field.name: _or_nulls(given.pop(field.name, None), count, field.type) for field in RAW.arrow}
+    assert not given, f"no such columns: {sorted(given)}"
     return pa.table(columns, schema=RAW.arrow)
+
+
+def _or_nulls(column: pa.Array | None, count: int, kind: pa.DataType | None = None) -> pa.Array:
+    return pa.nulls(count, kind or pa.string()) if column is None else column
 
 
 def bad_rows(name: str, line: Lines, raw: pa.Array) -> pa.Table:
@@ -64,14 +68,35 @@ def bad_rows(name: str, line: Lines, raw: pa.Array) -> pa.Table:
     return raw_rows(name, line, pa.nulls(len(line), pa.string()), {"raw": raw})
 
 
-def string_maps(fields: Mapping[str, pa.Array]) -> pa.Array:
-    """map<string, string> of n rows from k string arrays of n rows; every row has the k keys in this order."""
+def maps(fields: Mapping[str, pa.Array], kind: pa.MapType) -> pa.Array:
+    """Maps of n rows from k arrays of n rows; every row has the k keys in this order."""
     count, rows = len(fields), len(next(iter(fields.values())))
-    by_row = np.arange(count * rows).reshape(count, rows).T.ravel()
-    items = pa.concat_arrays(list(fields.values())).take(pa.array(by_row))
-    keys = pa.array(list(fields) * rows, pa.string())
+    items = pa.concat_arrays(list(fields.values()))
+    keys = pa.array(list(fields), pa.string())
+    if count > 1:
+        items = items.take(pa.array(np.arange(count * rows).reshape(count, rows).T.ravel()))
     offsets = pa.array(np.arange(0, count * rows + 1, count), pa.int32())
-    return pa.MapArray.from_arrays(offsets, keys, items).cast(STRING_MAP)
+    return pa.MapArray.from_arrays(offsets, keys.take(pa.array(np.tile(np.arange(count), rows))), items).cast(kind)
+
+
+def declared_hash(*columns: pa.Array) -> pa.Array:
+    """`sha256:` or `md5:` and lower-case hex, by the length of each value; the first column that has one decides.
+
+    Null for anything else: a hash of another kind verifies nothing.
+    """
+    found = []
+    for column in columns:
+        text = pc.ascii_lower(pc.utf8_trim_whitespace(column))
+        for kind, length in (("sha256:", 64), ("md5:", 32)):
+            is_hex = pc.match_substring_regex(text, rf"\A[0-9a-f]{{{length}}}\z")
+            hashed = pc.binary_join_element_wise(kind, text, "")
+            found.append(pc.if_else(is_hex, hashed, pa.scalar(None, pa.string())))
+    return pc.coalesce(*found)
+
+
+def declared_uid(column: pa.Array) -> pa.Array:
+    """The values that can stand as uids, 32 lower-case hex characters; null for others."""
+    return pc.if_else(pc.match_substring_regex(column, r"\A[0-9a-f]{32}\z"), column, pa.scalar(None, pa.string()))
 
 
 def decode(lines: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
@@ -95,22 +120,24 @@ def batches(good: pa.Table, bad: pa.Table) -> Iterator[pa.Table]:
         yield table.slice(start, BATCH_ROWS)
 
 
-def tab_separated(file: str, name: str, width: int, make: MakeRows) -> Iterator[pa.Table]:
-    """RAW tables of a headerless file of `width` tab separated fields a line, in which quotes mean nothing.
+def tab_separated(file: str, name: str, width: int, make: MakeRows, *, header: bool = False) -> Iterator[pa.Table]:
+    """RAW tables of a file of `width` tab separated fields a line, in which quotes mean nothing.
 
-    A line with another number of fields, or that is not UTF-8, is `bad_row`; a file of nothing but such lines is
-    a SchemaError, because it is some other file.
+    The first line is left out where it is a `header`. A line with another number of fields, or that is not UTF-8,
+    is `bad_row`; a file of nothing but such lines is a SchemaError, because it is some other file.
     """
     start = 0
-    for block in line_blocks(file):
+    for number_of_block, block in enumerate(line_blocks(file)):
         lines = _lines(block)
+        if header and number_of_block == 0:
+            lines = lines[1:]
         text, good = decode(lines)
         cells = pc.split_pattern(text, "\t")
         good &= pc.list_value_length(cells).to_numpy() == width
         if start == 0:
             _check_any(good, file, f"{width} tab separated fields")
         number = start + np.arange(len(lines))
-        flat = cells.filter(pa.array(good)).flatten()
+        flat = (cells if good.all() else cells.filter(pa.array(good))).flatten()
         columns = [flat.take(pa.array(np.arange(field, len(flat), width))) for field in range(width)]
         bad = bad_rows(name, number[~good], text.filter(pa.array(~good)))
         yield from batches(make(name, number[good], columns), bad)

@@ -41,7 +41,7 @@ def read_file(file: str, name: str) -> Iterator[pa.Table]:
 def _rows(name: str, line: Lines, columns: list[pa.Array]) -> pa.Table:
     language, url, reference, attribution, alt = columns
     texts = {REFERENCE: reference, ATTRIBUTION: attribution, ALT: alt}
-    return raw_rows(name, line, url, texts, language=language)
+    return raw_rows(name, line, url, texts, language_declared=language)
 
 
 RECIPES: dict[str, Recipe] = {

@@ -10,6 +10,8 @@ from typing import Any
 KEY = "headwater.fingerprint"
 SHARDS = "headwater.shards"  # slices that an ingest made of its source
 SAMPLES_PER_SHARD = "headwater.samples_per_shard"
+INGEST = "headwater.ingest"  # fingerprint of the ingest that a retry's rows come from; empty for adopted tars
+FIRST = "headwater.first"  # number of the first slice of a retry
 
 
 def fingerprint(*parts: Any) -> str:

@@ -1,7 +1,9 @@
 """The data root: where each stage's files lie, and how they are read and published whole.
 
     <root>/metadata/<source>/00000.parquet            ingest
-    <root>/shards/<source>/00000.{tar,parquet}, 00000_stats.json   download
+    <root>/shards/<source>/00000.{tar,parquet}, 00000_stats.json   download, adopt
+    <root>/retries/<source>/00012.parquet              download --retry: the rows to fetch once more
+    <root>/adopted/<source>/00000.parquet              adopt: what each tar holds
     <root>/features/<fingerprint>/<source>/00000.parquet           score
     <root>/verdicts/<fingerprint>/<source>/00000.parquet           dedupe
     <root>/catalog.duckdb                              index
@@ -126,14 +128,18 @@ class Root:
         if not self._is_local:
             self._fs.pipe_file(path, data)
             return
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(path).with_name(f".{Path(path).name}.{uuid.uuid4().hex}.tmp")
+        # In a folder of their own, which stays small: to look for what is left beside 100,000 shards takes longer
+        # than to write one.
+        folder = Path(path).parent / ".writing"
+        folder.mkdir(parents=True, exist_ok=True)
+        name = Path(path).name
+        temporary = folder / f"{name}.{uuid.uuid4().hex}"
         try:
             temporary.write_bytes(data)
             temporary.replace(path)
         finally:
             # Those of earlier writers too: a killed process leaves its own behind.
-            for left in Path(path).parent.glob(f".{glob.escape(Path(path).name)}.*.tmp"):
+            for left in folder.glob(f"{glob.escape(name)}.*"):
                 left.unlink(missing_ok=True)
 
     def remove(self, *parts: str) -> None:

@@ -251,6 +251,13 @@ SHARD = Schema(
     ),
 )
 
+# What `adopt` knows of one tar before it has seen the others: not published, since a uid may stand in two of them.
+STAGED = Schema(
+    "staged",
+    SHARD.columns
+    + _columns(("stored_sha256", pa.string(), "SHA-256 of the picture's bytes as they were read from the tar, hex")),
+)
+
 
 def features(dim: int) -> Schema:
     """Schema of a feature sidecar for embeddings of `dim` numbers."""
@@ -271,7 +278,7 @@ VERDICTS = Schema(
     _columns(
         ("uid", pa.string(), "identity of the sample"),
         ("kind", pa.string(), "exact_bytes, exact_pixels, near or placeholder; null for a survivor"),
-        ("duplicate_of", pa.string(), "uid of the survivor of the group, null for a survivor"),
+        ("duplicate_of", pa.string(), "uid of the survivor of the group, null for a survivor and for a placeholder"),
         ("distance", pa.float32(), "verified picture distance to the survivor, 0 to 1; 0 for exact kinds"),
         ("group", pa.string(), "uid that names the group, null when alone"),
         ("eval_set", pa.string(), "evaluation set that holds the same picture, null when none does"),

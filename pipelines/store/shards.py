@@ -20,14 +20,20 @@ from pipelines.store.root import Root, ShardId
 from pipelines.store.schema import SHARD, status_of
 
 _HEADER = tarfile.BLOCKSIZE
+# Offset and size of each sample's picture in the tar; None for samples without one.
+Places = list[tuple[int | None, int | None]]
 
 
 @dataclass(slots=True)
 class Sample:
-    """One input row on its way into a shard: its columns and, where it succeeded, the picture to store."""
+    """One input row on its way into a shard: its columns and, where it succeeded, the picture to store.
+
+    `redirected` says that a server was asked and sent us on.
+    """
 
     row: dict[str, Any]
     image: bytes | None = None
+    redirected: bool = False
 
 
 def key_of(shard: ShardId, index: int, samples_per_shard: int) -> str:
@@ -41,21 +47,35 @@ def write_shard(
 ) -> dict[str, int]:
     """Publish one shard; returns its counts by status. `timing` goes to `_stats.json` only."""
     tar, places = _pack(samples, extension)
-    for sample, (offset, size) in zip(samples, places, strict=True):
-        status = status_of(sample.row["reason"])
-        sample.row.update(status=str(status), shard=shard.number, offset=offset, size=size)
-    columns = {name: [sample.row.get(name) for sample in samples] for name in SHARD.names}
-    table = pa.table({name: pa.array(columns[name], SHARD.arrow.field(name).type) for name in SHARD.names})
+    table = _table(shard, samples, places)
     # An earlier parquet goes first: its offsets do not fit the new tar.
     root.remove("shards", shard.source, f"{shard.number}.parquet")
     root.write_bytes(tar, "shards", shard.source, f"{shard.number}.tar")
     counts = Counter(table["status"].to_pylist())
     root.write_json(_stats(table, counts, timing), "shards", shard.source, f"{shard.number}_stats.json")
-    metadata = {**SHARD.arrow.metadata, KEY: mark}
-    root.write_table(
-        SHARD.conform(table), "shards", shard.source, f"{shard.number}.parquet", metadata=_text(metadata)
-    )
+    _write_rows(root, shard, table, mark)
     return dict(counts)
+
+
+def write_rows(root: Root, shard: ShardId, samples: list[Sample], places: Places, mark: str) -> dict[str, int]:
+    """Publish the rows of a shard whose tar is there already, with the offset and size of each sample's picture."""
+    table = _table(shard, samples, places)
+    _write_rows(root, shard, table, mark)
+    return dict(Counter(table["status"].to_pylist()))
+
+
+def _table(shard: ShardId, samples: list[Sample], places: Places) -> pa.Table:
+    for sample, (offset, size) in zip(samples, places, strict=True):
+        status = status_of(sample.row["reason"], redirected=sample.redirected)
+        sample.row.update(status=str(status), shard=shard.number, offset=offset, size=size)
+    columns = {name: [sample.row.get(name) for sample in samples] for name in SHARD.names}
+    return pa.table({name: pa.array(columns[name], SHARD.arrow.field(name).type) for name in SHARD.names})
+
+
+def _write_rows(root: Root, shard: ShardId, table: pa.Table, mark: str) -> None:
+    own = {key.decode(): value.decode() for key, value in SHARD.arrow.metadata.items()}
+    name = f"{shard.number}.parquet"
+    root.write_table(SHARD.conform(table), "shards", shard.source, name, metadata={**own, KEY: mark})
 
 
 def is_written(root: Root, shard: ShardId, mark: str) -> bool:
@@ -91,10 +111,10 @@ def load_successes(root: Root, shard: ShardId, columns: list[str]) -> pa.Table:
     return table.filter(pa.compute.equal(table["reason"], "ok")).select(columns)
 
 
-def _pack(samples: list[Sample], extension: str) -> tuple[bytes, list[tuple[int | None, int | None]]]:
+def _pack(samples: list[Sample], extension: str) -> tuple[bytes, Places]:
     """The tar's bytes, and where each sample's picture lies in it."""
     buffer = io.BytesIO()
-    places: list[tuple[int | None, int | None]] = []
+    places: Places = []
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for sample in samples:
             if sample.image is None:
@@ -132,11 +152,4 @@ def _stats(table: pa.Table, counts: Counter[str], timing: dict[str, float]) -> d
         "skipped": counts["skipped"],
         **timing,
         "status_dict": {"success": counts["success"], **dict(sorted(errors.items()))},
-    }
-
-
-def _text(metadata: dict[Any, Any]) -> dict[str, str]:
-    return {
-        (k.decode() if isinstance(k, bytes) else k): (v.decode() if isinstance(v, bytes) else v)
-        for k, v in metadata.items()
     }

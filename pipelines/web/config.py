@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import ipaddress
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -22,7 +23,9 @@ class FetchConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    user_agent: str = Field("headwater/0.1", description="name that we give ourselves; robots.txt rules are read for it")
+    user_agent: str = Field(
+        "headwater/0.1", description="name that we give ourselves; robots.txt rules are read for it"
+    )
     contact: str | None = Field(None, description="address or URL where you can be reached; sent with the name")
     robots: bool = Field(True, description="obey robots.txt")
     opt_out: tuple[str, ...] = Field(
@@ -35,13 +38,17 @@ class FetchConfig(BaseModel):
     concurrency: int = Field(64, ge=1, description="requests in flight a worker")
     deadline: float = Field(20.0, gt=0, description="seconds that one URL may take, all its requests together")
     stall: float = Field(5.0, gt=0, description="seconds without a single byte after which a request is given up")
-    shard_deadline: float = Field(1800.0, gt=0, description="seconds after which rows that wait for a host are given up")
+    shard_deadline: float = Field(
+        1800.0, gt=0, description="seconds after which rows that wait for a host are given up"
+    )
     retries: int = Field(2, ge=0, description="further tries after 429, 5xx or a broken connection")
     backoff: float = Field(0.5, ge=0, description="seconds before the first retry, doubled for each further one")
     max_retry_after: float = Field(30.0, ge=0, description="seconds of Retry-After that are waited for at most")
     max_redirects: int = Field(5, ge=0, description="redirects that are followed at most")
     max_bytes: int = Field(20_000_000, ge=1, description="largest body that is read")
-    held_bytes: int = Field(256_000_000, ge=1, description="bytes a worker holds that are fetched but not yet decoded")
+    held_bytes: int = Field(
+        256_000_000, ge=1, description="bytes a worker holds that are fetched but not yet decoded"
+    )
     resolve: dict[str, str] = Field({}, description="host pattern to ADDRESS:PORT, in place of DNS")
     allow_private_hosts: bool = Field(False, description="also fetch from private and loopback addresses")
     proxy: str | None = Field(None, description="HTTP proxy for all requests; the proxy then looks up the names")
@@ -56,6 +63,13 @@ class FetchConfig(BaseModel):
         for target in resolve.values():
             endpoint(target)
         return resolve
+
+    @field_validator("proxy")
+    @classmethod
+    def _proxy(cls, proxy: str | None) -> str | None:
+        if proxy is not None and not (urlsplit(proxy).scheme == "http" and urlsplit(proxy).hostname):
+            raise ValueError(f"{proxy!r} is not http://HOST:PORT")
+        return proxy
 
     def agent(self) -> str:
         """The User-Agent header."""

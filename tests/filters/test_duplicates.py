@@ -169,3 +169,29 @@ def test_thumbnails_are_asked_for_in_blocks(pool: Rows) -> None:
 
     assert verdicts(Pictures(given.table, thumbs), priority=PRIORITY).equals(verdicts(given, priority=PRIORITY))
     assert max(asked) <= 4096
+
+
+def test_bytes_of_many_urls_are_placeholders_and_none_survives(pool: Rows) -> None:
+    """`clock(2)` was got under three uids; its re-encoded twin is a duplicate of one of them as before."""
+    given = pictures(pool)
+    table = given.table.append_column("url", pa.array([f"http://a.test/{i}" for i in range(len(pool))]))
+    same_url = table.set_column(table.num_columns - 1, "url", pa.array(["http://a.test/"] * len(pool)))
+    before = verdicts(given, priority=PRIORITY)
+    for urls, most in ((table, 3), (same_url, 1)):
+        assert verdicts(Pictures(urls, given.thumbs), priority=PRIORITY, placeholder_urls=most).equals(before)
+    found = by_uid(verdicts(Pictures(table, given.thumbs), priority=PRIORITY, placeholder_urls=2))
+    called = {uid for uid, r in found.items() if r["kind"] == "placeholder"}
+    assert called == {"clock2", "a-same-bytes", "b-same-bytes"}
+    assert all((found[u]["duplicate_of"], found[u]["group"]) == (None, "a-same-bytes") for u in called)
+    others = {uid: r for uid, r in by_uid(before).items() if uid not in called}
+    assert {uid: found[uid] for uid in others} == others
+
+
+def test_unknown_hashes_are_no_placeholders() -> None:
+    rows = [row(str(n), "web", jpeg(clock(n))) for n in range(3)]
+    for values, _ in rows:
+        values["sha256"] = None
+    given = pictures(rows)
+    table = given.table.append_column("url", pa.array(["a", "b", "c"]))
+    found = verdicts(Pictures(table, given.thumbs), priority=[], placeholder_urls=1)
+    assert "placeholder" not in found["kind"].to_pylist()

@@ -8,6 +8,7 @@ import pickle
 import struct
 import zlib
 
+import imagehash
 import numpy as np
 import pytest
 from PIL import Image
@@ -229,6 +230,23 @@ def test_phash_hardly_changes_under_re_encoding(rgb: RGB) -> None:
         assert phash(decode(data, max_pixels=CAP).rgb) == value
     for data in (encode(rgb, "jpg", 60), encode(rgb, "webp", 75)):
         assert (phash(decode(data, max_pixels=CAP).rgb) ^ value).bit_count() <= 4
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (90, 120), (500, 700), (20, 1000)])
+def test_phash_is_that_of_imagehash(rgb: RGB, shape: tuple[int, int]) -> None:
+    large = np.asarray(Image.fromarray(rgb).resize(shape[::-1], Image.Resampling.BICUBIC))
+    theirs = int(str(imagehash.phash(Image.fromarray(large).convert("L"))), 16)
+    # Bits differ where large pictures are averaged in two steps; both lie near the median then.
+    assert (phash(large) ^ theirs).bit_count() <= (0 if min(shape) < 200 else 2)
+
+
+def test_phash_of_flat_and_symmetric_pictures_is_no_noise() -> None:
+    for level in (0, 1, 77, 255):
+        assert phash(np.full((40, 40, 3), level, np.uint8)) == (2**63 if level else 0)
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, 16:48] = 200
+    rows = phash(stripes).to_bytes(8, "big")
+    assert rows[1:] == bytes(7)  # nothing varies from top to bottom
 
 
 def test_pixel_hash_names_shape_and_pixels(rgb: RGB) -> None:

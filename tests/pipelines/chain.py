@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
@@ -33,18 +34,24 @@ def cc12m_dump(folder: Path, rows: int, host: str = "pictures.test") -> Path:
 
 
 class _Pictures(http.server.BaseHTTPRequestHandler):
-    """`/N.png` gives picture N; the server's `faults` maps a path to (status, headers, body) instead."""
+    """`/N.png` gives picture N; the server's `faults` maps a path to (status, headers, body) instead.
+
+    Whole addresses, as a proxy is asked for, are answered by their path.
+    """
 
     def do_GET(self) -> None:
         server: Any = self.server
-        server.seen.append(self.path)
+        path = urlsplit(self.path).path
+        server.seen.append(path)
         server.cookies.append(self.headers.get("Cookie"))
         time.sleep(server.delay)
-        faults = server.faults.get(self.path)
+        faults = server.faults.get(path)
         if faults:
             status, headers, body = faults.pop(0) if len(faults) > 1 else faults[0]
+        elif path == "/robots.txt":
+            status, headers, body = 404, {}, b""
         else:
-            status, headers, body = 200, {"Content-Type": "image/png"}, picture(int(self.path[1:].split(".")[0]))
+            status, headers, body = 200, {"Content-Type": "image/png"}, picture(int(path[1:].split(".")[0]))
         self.send_response(status, server.phrase if status == 404 else None)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, value)

@@ -37,12 +37,19 @@ WIT_HEADER = [
 ]
 
 
+# What a source does not declare.
+NOTHING: dict[str, None] = {
+    "license": None, "nsfw_declared": None, "language_declared": None, "hash_declared": None,
+    "scores_declared": None, "face_bboxes": None, "uid_declared": None,
+}  # fmt: skip
+
+
 def read(source: str, *files: Path | str) -> pa.Table:
     """All rows of `files`, with every table checked against the schema on the way."""
     tables = list(SOURCES[source].read(files))
-    assert all(table.schema.equals(RAW.arrow, check_metadata=True) for table in tables)
+    assert all(table.schema.equals(SOURCES[source].schema, check_metadata=True) for table in tables)
     assert all(len(table) <= raw_tables.BATCH_ROWS for table in tables)
-    table = pa.concat_tables(tables)
+    table = pa.concat_tables(tables).select(RAW.names)
     table.validate(full=True)
     return table
 

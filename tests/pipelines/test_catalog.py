@@ -16,10 +16,10 @@ from evaluation.tasks import Task, write_task
 from filters.errors import ConfigError, InputError
 from pipelines import build_mix, dedupe, download, index, ingest, score
 from pipelines.cli import main
-from pipelines.fetch import FetchConfig
 from pipelines.store.catalog import connect
 from pipelines.store.root import Root
 from pipelines.store.schema import SHARD, VERDICTS, features
+from pipelines.web.config import FetchConfig
 from tests.pipelines.chain import cc12m_dump, picture, picture_server
 
 ROWS = 20

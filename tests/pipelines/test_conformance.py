@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from pipelines import download, ingest
-from pipelines.fetch import FetchConfig
 from pipelines.store.root import Root
+from pipelines.web.config import FetchConfig
 from tests.pipelines.chain import cc12m_dump, picture_server
 
 ROWS, PER_SHARD = 20, 10

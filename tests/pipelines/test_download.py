@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
+import hashlib
 import json
+import os
+import signal
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pytest
 
 from filters.errors import BudgetExceeded, InputError, ShardError
 from filters.pixels import decode, pixel_hash
+from filters.stored import Recipe, Stored, store
 from pipelines import download, ingest
-from pipelines.fetch import FetchConfig, Fetched, fetch_all, is_opted_out
 from pipelines.store.root import Root, ShardId
 from pipelines.store.schema import SHARD
 from pipelines.store.shards import key_of, read_images
+from pipelines.web.config import FetchConfig, HostLimit
 from tests.pipelines.chain import cc12m_dump, picture, picture_server
 
 ROWS = 12
@@ -34,7 +38,7 @@ def prepare(folder: Path, rows: int = ROWS, per_shard: int = 5) -> Root:
 
 
 def settings(root: Root, server: Any, **fetch: Any) -> download.DownloadConfig:
-    fast: dict[str, Any] = {"backoff": 0.01, "deadline": 2.0, **fetch}
+    fast: dict[str, Any] = {"backoff": 0.01, "deadline": 2.0, "limit": HostLimit(rate=None), **fetch}
     return download.DownloadConfig(
         root=root.url,
         local=True,
@@ -169,49 +173,6 @@ def test_private_addresses_are_refused_without_an_override(tmp_path: Path) -> No
     assert rows_of(root)[0]["reason"] == "private_address"
 
 
-def fetched(urls: list[str], config: FetchConfig) -> list[Fetched]:
-    found: dict[int, Fetched] = {}
-
-    async def take(index: int, result: Fetched) -> None:
-        found[index] = result
-
-    asyncio.run(fetch_all(urls, config, take))
-    return [found[index] for index in range(len(urls))]
-
-
-def redirect(target: str) -> list[tuple[int, dict[str, str], bytes]]:
-    return [(302, {"Location": target}, b"")]
-
-
-def test_addresses_in_urls_and_redirects_are_refused_like_names() -> None:
-    with picture_server() as server:
-        here = f"127.0.0.1:{server.server_address[1]}"
-        server.faults["/8.png"] = redirect(f"http://{here}/1.png")
-        urls = [
-            f"http://{here}/1.png",
-            "http://a.test/8.png",
-            "http://[::ffff:127.0.0.1]/",
-            "http://169.254.169.254/",
-        ]
-        results = fetched(urls, FetchConfig(resolve=server.resolve))
-        assert [result.reason for result in results] == ["private_address"] * 4
-        assert server.seen == ["/8.png"]
-        assert fetched(urls[:1], FetchConfig(allow_private_hosts=True))[0].reason == "ok"
-
-
-def test_redirects_that_lead_nowhere_and_opt_outs_behind_them() -> None:
-    faults = {
-        "/1.png": redirect("ftp://a.test/1.png"),
-        "/2.png": redirect("http://[::1"),
-        "/3.png": redirect("/4.png"),
-        "/4.png": [(200, {"X-Robots-Tag": "noai"}, picture(4))],
-    }
-    with picture_server(faults) as server:
-        urls = [f"http://a.test/{n}.png" for n in (1, 2, 3)] + ["http://a..b/"]
-        reasons = [result.reason for result in fetched(urls, FetchConfig(resolve=server.resolve))]
-    assert reasons == ["redirects", "redirects", "opt_out", "bad_url"]
-
-
 def test_a_servers_own_words_cannot_break_a_shard(tmp_path: Path) -> None:
     """The reason phrase is bytes of the server's choice, and a table holds text."""
     root = prepare(tmp_path)
@@ -220,38 +181,6 @@ def test_a_servers_own_words_cannot_break_a_shard(tmp_path: Path) -> None:
         summary = download.run(settings(root, server))
     assert summary["shards_failed"] == {}
     assert rows_of(root)[0]["error_message"] == "HTTP Error 404: Nicht da ?"
-
-
-def test_waiting_for_a_busy_host_is_not_a_timeout() -> None:
-    """Each answer takes most of the deadline, and one request at a time may go to the host."""
-    with picture_server() as server:
-        server.delay = 0.3
-        urls = [f"http://a.test/{n}.png" for n in range(5)]
-        results = fetched(urls, FetchConfig(resolve=server.resolve, per_host=1, deadline=1.0))
-    assert [result.reason for result in results] == ["ok"] * 5
-
-
-def test_cookies_do_not_travel_from_one_url_to_another() -> None:
-    with picture_server({"/1.png": [(200, {"Set-Cookie": "a=b"}, picture(1))]}) as server:
-        urls = [f"http://a.test/{n}.png" for n in (1, 2)]
-        fetched(urls, FetchConfig(resolve=server.resolve, concurrency=1))
-        assert server.cookies == [None, None]
-
-
-def test_bodies_held_at_once_are_bounded() -> None:
-    held = most = 0
-
-    async def take(index: int, result: Fetched) -> None:
-        nonlocal held, most
-        held += 1
-        most = max(most, held)
-        await asyncio.sleep(0.01)
-        held -= 1
-
-    with picture_server() as server:
-        urls = [f"http://a.test/{n}.png" for n in range(20)]
-        asyncio.run(fetch_all(urls, FetchConfig(resolve=server.resolve, concurrency=3), take))
-    assert most <= 3
 
 
 def test_shards_of_an_earlier_longer_ingest_are_refused_and_left_alone(tmp_path: Path) -> None:
@@ -309,21 +238,99 @@ def test_a_tar_cut_short_is_named(tmp_path: Path) -> None:
         read_images(root, table)
 
 
-@pytest.mark.parametrize(
-    ("headers", "out"),
-    [
-        (["noai"], True),
-        (["NoAI, nofollow"], True),
-        (["somebot: noindex"], True),
-        (["unavailable_after: 25 Jun 2010 15:00:00 PST, noai"], True),
-        (["nofollow", "noimageai"], True),
-        (["nofollow"], False),
-        (["unavailable_after: 25 Jun 2010 15:00:00 PST"], False),
-        ([], False),
-    ],
-)
-def test_opt_out_headers(headers: list[str], out: bool) -> None:
-    assert is_opted_out(headers, FetchConfig().opt_out) is out
+def test_a_redirect_into_a_private_network_is_a_failed_download(tmp_path: Path) -> None:
+    """Found before any request, the same reason skips the row."""
+    root = prepare(tmp_path)
+    with picture_server() as server:
+        server.faults["/8.png"] = [(302, {"Location": f"http://127.0.0.1:{server.server_address[1]}/1.png"}, b"")]
+        download.run(settings(root, server))
+    assert (rows_of(root)[8]["reason"], rows_of(root)[8]["status"]) == ("private_address", "failed_to_download")
+
+
+def declare_hashes(root: Root, hashes: dict[int, str]) -> None:
+    """As a dump that names the hashes of its pictures."""
+    for name in root.names("metadata", "cc12m"):
+        table, marks = root.read_table("metadata", "cc12m", name), root.parquet_metadata("metadata", "cc12m", name)
+        numbers = [int(url.rsplit("/", 1)[1].split(".")[0]) for url in table["url"].to_pylist()]
+        column = pa.array([hashes.get(number) for number in numbers], pa.string())
+        index = table.column_names.index("hash_declared")
+        root.write_table(table.set_column(index, "hash_declared", column), "metadata", "cc12m", name, metadata=marks)
+
+
+def test_hashes_that_the_dump_names_are_compared(tmp_path: Path) -> None:
+    root = prepare(tmp_path)
+    declare_hashes(root, {
+        1: f"sha256:{hashlib.sha256(picture(1)).hexdigest()}", 2: f"md5:{hashlib.md5(picture(2)).hexdigest()}",
+        3: f"sha256:{hashlib.sha256(picture(4)).hexdigest()}", 4: f"md5:{hashlib.md5(picture(3)).hexdigest()}",
+    })  # fmt: skip
+    with picture_server() as server:
+        download.run(settings(root, server))
+        reasons = {number: row["reason"] for number, row in rows_of(root).items()}
+        assert reasons == {number: "hash_mismatch" if number in (3, 4) else "ok" for number in range(ROWS)}
+        download.run(settings(root, server).model_copy(update={"verify_hash": False}))
+        assert {row["reason"] for row in rows_of(root).values()} == {"ok"}
+
+
+def test_known_error_pages_are_placeholders(tmp_path: Path) -> None:
+    root = prepare(tmp_path)
+    known = f"sha256:{hashlib.sha256(picture(3)).hexdigest()}"
+    with picture_server() as server:
+        download.run(settings(root, server).model_copy(update={"placeholder_hashes": (known,)}))
+    assert [number for number, row in rows_of(root).items() if row["reason"] == "placeholder"] == [3]
+
+
+def deadly(data: bytes, recipe: Recipe, hash_declared: str | None) -> Stored:
+    """A decoder that one picture kills."""
+    if data == picture(5):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return store(data, recipe, hash_declared)
+
+
+def test_a_decoder_that_dies_costs_one_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = prepare(tmp_path)
+    monkeypatch.setattr(download, "store", deadly)
+    with picture_server() as server:
+        download.run(settings(root, server))
+    rows = rows_of(root)
+    assert {number: row["reason"] for number, row in rows.items() if row["reason"] != "ok"} == {5: "crash"}
+    assert (rows[5]["status"], rows[5]["error_message"]) == ("failed_to_resize", "decoder crashed")
+
+
+def test_what_is_stored_makes_shards_anew_and_how_fast_does_not(tmp_path: Path) -> None:
+    root = prepare(tmp_path)
+    with picture_server() as server:
+        config = settings(root, server)
+        download.run(config)
+        speed = {
+            "processes": 2,
+            "cpus": 1.0,
+            "fetch": config.fetch.model_copy(update={"concurrency": 2, "deadline": 9.0}),
+        }
+        assert download.plan(config.model_copy(update=speed))["shards"] == []
+        for changes in (
+            {"resize_mode": "center_crop"}, {"exact_decode": True}, {"min_image_size": 8}, {"max_aspect_ratio": 2.0},
+            {"verify_hash": False}, {"fetch": config.fetch.model_copy(update={"opt_out": ()})},
+        ):  # fmt: skip
+            assert len(download.plan(config.model_copy(update=changes))["shards"]) == 3
+        download.run(config.model_copy(update={"image_size": 32, "resize_mode": "center_crop"}))
+    assert {(row["width"], row["height"]) for row in rows_of(root).values()} == {(32, 32)}
+
+
+def test_large_jobs_test_dns_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    root = prepare(tmp_path)
+    asked: list[str] = []
+
+    def check(hosts: list[str], _: FetchConfig) -> list[str]:
+        asked.extend(hosts)
+        return ["DNS: is slow"]
+
+    monkeypatch.setattr(download, "check", check)
+    with picture_server() as server:
+        download.run(settings(root, server))
+        assert asked == []
+        download.run(settings(root, server).model_copy(update={"self_test": ROWS, "image_size": 32}))
+    assert asked == ["pictures.test"]
+    assert "download: DNS: is slow" in capsys.readouterr().err
 
 
 def test_keys_are_img2datasets() -> None:

@@ -2,31 +2,52 @@
 
 from __future__ import annotations
 
+import json
+import random
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chi2_contingency
 
-from filters.errors import ConfigError
-from pipelines.ingest import IngestConfig, canonical, is_fetchable, run, uid_of
+from filters.errors import ConfigError, HeadwaterError, InputError, SchemaError
+from filters.sampling import sample_order
+from pipelines.canonical import canonical, is_fetchable
+from pipelines.cli import main
+from pipelines.identity import identified, uid_of
+from pipelines.ingest import IngestConfig, plan, run
+from pipelines.shuffle import Shuffle
 from pipelines.sources import SOURCES
 from pipelines.store.root import Root
 from pipelines.store.schema import RAW
 from tests.pipelines.chain import cc12m_dump
+from tests.pipelines.source_dumps import annotation, laion_dump, redcaps_dump, wit_dump, yfcc_dump, yfcc_line
 
 
 def raw(**changes: object) -> dict[str, object]:
-    row = {
-        "file": "f.tsv", "line": 0, "url": "http://a.test/1.jpg", "native_id": "", "license": None,
-        "caption_raw": [("caption", "a dog")], "nsfw_declared": None, "language_declared": None, "reason": "ok",
+    row: dict[str, object] = {
+        "file": "f.tsv", "line": 0, "url": "http://a.test/1.jpg", "native_id": "",
+        "caption_raw": [("caption", "a dog")], "reason": "ok",
     }  # fmt: skip
     return {**row, **changes}
 
 
 def ingest(source: str, *records: dict[str, object]) -> list[dict[str, object]]:
+    """The canonical rows of RAW records, in the order of their lines."""
     table = pa.Table.from_pylist(list(records), RAW.arrow)
-    rows: list[dict[str, object]] = canonical(table, SOURCES[source], SOURCES[source].default_recipe).to_pylist()
-    return rows
+    with Shuffle(source, 0, limit=1 << 20) as shuffle:
+        shuffle.add(identified(table, source))
+        tables = [canonical(part, SOURCES[source], SOURCES[source].default_recipe) for part in shuffle.tables()]
+    return sorted(pa.concat_tables(tables).to_pylist(), key=lambda row: int(row["line"]))
 
 
 def test_uid_golden_values() -> None:
@@ -44,7 +65,8 @@ def test_a_new_recipe_keeps_the_uid() -> None:
     table = pa.Table.from_pylist(
         [raw(caption_raw=[("title", "a"), ("description", "b"), ("usertags", "")])], RAW.arrow
     )
-    uids = {canonical(table, SOURCES["yfcc"], recipe)["uid"][0].as_py() for recipe in SOURCES["yfcc"].recipes}
+    rows = identified(table, "yfcc")
+    uids = {canonical(rows, SOURCES["yfcc"], recipe)["uid"][0].as_py() for recipe in SOURCES["yfcc"].recipes}
     assert len(uids) == 1
 
 
@@ -123,11 +145,261 @@ def test_too_few_digits_are_refused(tmp_path: Path) -> None:
         ))  # fmt: skip
 
 
-def test_d8_the_order_depends_on_the_seed_alone(tmp_path: Path) -> None:
-    dump = cc12m_dump(tmp_path, 40)
-    orders = []
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        config = IngestConfig(root=str(tmp_path / name), source="cc12m", metadata=str(dump), seed=seed)
+# The shuffle
+
+
+def shuffled(records: list[tuple[str, str]], limit: int) -> list[dict[str, Any]]:
+    """RAW records of (address, caption) through the shuffle, one table a record."""
+    with Shuffle("s", 5, limit=limit) as shuffle:
+        for line, (url, caption) in enumerate(records):
+            row = raw(url=url, caption_raw=[("caption", caption)], line=line)
+            shuffle.add(identified(pa.Table.from_pylist([row], RAW.arrow), "s"))
+        tables = list(shuffle.tables())
+    rows: list[dict[str, Any]] = [row for table in tables for row in table.to_pylist()]
+    return rows
+
+
+def expected(records: list[tuple[str, str]]) -> list[tuple[int, str, str | None]]:
+    """(line, uid, uid of the first) of every record in order, the slow way."""
+    seen: set[str] = set()
+    found = []
+    for line, (url, caption) in enumerate(records):
+        uid = uid_of("s", "", url, [caption])
+        is_repeated = uid in seen
+        seen.add(uid)
+        found.append((line, uid_of("s", "f.tsv", str(line), ()), uid) if is_repeated else (line, uid, None))
+    lows = np.array([int(uid[16:], 16) for _, uid, _ in found], np.uint64)
+    return [found[place] for place in np.argsort(sample_order(lows, 5))]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["", "x", "y\x1f"])), max_size=25),
+    st.sampled_from([0, 3000, 1 << 20]),
+)
+def test_the_shuffle_gives_every_record_once_in_order_whatever_it_may_hold(
+    records: list[tuple[str, str]], limit: int
+) -> None:
+    rows = shuffled(records, limit)
+    halves = [(row["line"], row["uid_hi"] << 64 | row["uid_lo"], row["first_lo"] is not None) for row in rows]
+    assert halves == [(line, int(uid, 16), first is not None) for line, uid, first in expected(records)]
+    firsts = [row["first_hi"] << 64 | row["first_lo"] for row in rows if row["first_lo"] is not None]
+    assert firsts == [int(first, 16) for _, _, first in expected(records) if first is not None]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(), st.text(), st.lists(st.tuples(st.text(max_size=3), st.none() | st.text()), max_size=3))
+def test_uids_of_whole_columns_are_those_of_single_rows(
+    native_id: str, url: str, fields: list[tuple[str, str | None]]
+) -> None:
+    row = raw(native_id=native_id, url=url, caption_raw=fields)
+    try:
+        table = pa.Table.from_pylist([raw(), row, raw(caption_raw=None)], RAW.arrow)
+    except UnicodeEncodeError:
+        return  # a lone surrogate: no reader lets one through
+    found = identified(table.slice(1), "s")
+    assert found["uid_hi"][0].as_py() << 64 | found["uid_lo"][0].as_py() == int(
+        uid_of("s", native_id, url, [text or "" for _, text in fields]), 16
+    )
+    assert f"{found['uid_lo'][1].as_py():016x}" == uid_of("s", "", "http://a.test/1.jpg", [])[16:]
+
+
+def big_dump(folder: Path, rows: int) -> Path:
+    """A CC12M dump with one record in ten repeated from anywhere before it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(3)
+    with (folder / "cc12m.tsv").open("w") as file:
+        for number in range(rows):
+            which = rng.randrange(number) if number and number % 10 == 0 else number
+            text = f"caption {which} " + "word " * (which % 17)
+            file.write(f"http://host{which % 301}.test/pictures/{which * 2654435761 % 2**32:x}.jpg\t{text}\n")
+    return folder
+
+
+def test_the_same_bytes_whatever_is_held_in_memory(tmp_path: Path) -> None:
+    dump = big_dump(tmp_path / "dump", 20_000)
+    found = []
+    for memory in (1, 512):
+        config = IngestConfig(root=str(tmp_path / str(memory)), source="cc12m", metadata=str(dump), memory=memory)
+        assert run(config)["counts"]["duplicate_row"] > 1700
+        root = Root(config.root)
+        found.append([root.read_bytes("metadata", "cc12m", name) for name in root.names("metadata", "cc12m")])
+    assert len(found[0]) == 20
+    assert found[0] == found[1]
+
+
+PEAK = """
+import resource, sys
+import pyarrow
+pyarrow.set_cpu_count(1)
+from pipelines.ingest import IngestConfig, run
+run(IngestConfig(root=sys.argv[1], source="cc12m", metadata=sys.argv[2], memory=16, samples_per_shard=5000))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_does_not_grow_with_the_dump(tmp_path: Path) -> None:
+    peaks = []
+    for rows in (20_000, 400_000):
+        dump = big_dump(tmp_path / str(rows), rows)
+        command = [sys.executable, "-c", PEAK, str(tmp_path / f"root{rows}"), str(dump)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout) * 1024)
+    size = (tmp_path / "400000" / "cc12m.tsv").stat().st_size
+    assert size > 38_000_000
+    # What the index of pieces and the allocator's leftovers take; all rows together need about 200 MB.
+    assert peaks[1] - peaks[0] < 50_000_000
+
+
+def test_the_temporary_file_has_no_name_and_its_folder_may_be_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "scratch").mkdir()
+    config = IngestConfig(
+        root=str(tmp_path / "root"), source="cc12m", metadata=str(cc12m_dump(tmp_path, 9)),
+        scratch=str(tmp_path / "scratch"),
+    )  # fmt: skip
+    run(config)
+    assert list((tmp_path / "scratch").iterdir()) == []
+    with pytest.raises(FileNotFoundError, match="none"):
+        run(config.model_copy(update={"scratch": str(tmp_path / "none"), "seed": 1}))
+
+    def full(**_: object) -> Any:
+        return Path("/dev/full").open("r+b", buffering=0)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(HeadwaterError, match="temporary file: No space left on device; name a larger folder"):
+        run(config.model_copy(update={"seed": 2}))
+
+
+# A fair order
+
+
+def test_a_prefix_of_the_shards_is_a_fair_sample_of_the_source(tmp_path: Path) -> None:
+    """RedCaps' files are sorted by subreddit; its shards must not be: chi-square of subreddit by part."""
+    sizes = {f"subreddit{n}": 60 + 45 * n for n in range(16)}
+    dump = tmp_path / "annotations"
+    dump.mkdir()
+    number = 0
+    for name, size in sizes.items():
+        records = [{**annotation(number + n), "subreddit": name} for n in range(size)]
+        redcaps_dump(dump, records, f"{name}_2016.json")
+        number += size
+    config = IngestConfig(root=str(tmp_path / "root"), source="redcaps", metadata=str(dump), samples_per_shard=200)
+    shards = run(config)["shards_done"]
+    root = Root(config.root)
+    shard_counts = []
+    for shard in range(shards):
+        table = root.read_table("metadata", "redcaps", f"{shard:05d}.parquet", columns=["caption_raw"])
+        shard_counts.append(Counter(dict(fields)["subreddit"] for fields in table["caption_raw"].to_pylist()))
+    table = np.array([[counts[name] for name in sizes] for counts in shard_counts])
+    for prefix in (3, shards // 4, shards // 2):
+        parts = np.stack([table[:prefix].sum(axis=0), table[prefix:].sum(axis=0)])
+        assert chi2_contingency(parts).pvalue > 0.01
+    # all shards against each other, and the order of the files, which the test must be able to tell from a fair one
+    assert chi2_contingency(table).pvalue > 0.01
+    by_file = np.repeat(np.arange(len(sizes)), list(sizes.values()))
+    in_order = np.stack([np.bincount(part, minlength=len(sizes)) for part in np.array_split(by_file, shards)])
+    assert chi2_contingency(in_order).pvalue < 1e-100
+
+
+# What to read, and what to keep
+
+
+def test_files_globs_lists_and_urls(tmp_path: Path) -> None:
+    for name in ("a.tsv", "b.tsv", "c.txt"):
+        (tmp_path / name).write_text(f"http://{name}/1.jpg\tone\n")
+
+    def files(metadata: str | list[str]) -> list[str]:
+        return list(plan(IngestConfig(root="r", source="cc12m", metadata=metadata))["files"])
+
+    here = str(tmp_path)
+    assert files(here) == files(f"{here}/*.tsv") == files(f"file://{here}/?.tsv") == ["a.tsv", "b.tsv"]
+    assert files(f"{here}/c.txt") == ["c.txt"]
+    assert files([f"{here}/c.txt", f"{here}/a*"]) == ["a.tsv", "c.txt"]
+    with pytest.raises(InputError, match=r"x\*: no file has a name like this"):
+        files(f"{here}/x*")
+
+
+def test_declared_tags_to_keep_may_be_told(tmp_path: Path) -> None:
+    tags = ["UNLIKELY", "UNSURE", "NSFW", None]
+    laion_dump(
+        tmp_path,
+        URL=pa.array([f"http://a/{n}" for n in range(4)]),
+        TEXT=pa.array(["t"] * 4),
+        NSFW=pa.array(tags),
+        LANGUAGE=pa.array(["en", "en", "de", None]),
+    )
+
+    def counts(**rules: Any) -> dict[str, int]:
+        config = IngestConfig(root=str(tmp_path / "root"), source="laion", metadata=str(tmp_path), **rules)
+        return dict(run(config)["counts"])
+
+    assert counts() == {"nsfw_declared": 3, "ok": 1}
+    assert counts(allowed_nsfw=["UNLIKELY", "UNSURE"]) == {"nsfw_declared": 2, "ok": 2}
+    assert counts(allowed_nsfw=[]) == {"ok": 4}
+    assert counts(allowed_nsfw=[], allowed_languages=["en"]) == {"language_declared": 2, "ok": 2}
+
+
+def test_hashes_may_be_listed_beside_the_dump(tmp_path: Path) -> None:
+    dump = cc12m_dump(tmp_path, 6)
+    lines = [f"http://pictures.test/{n}.png\t{n:064X}\t{n:032x}\n" for n in (4, 1, 99)]
+    side = tmp_path / "hashes.tsv"
+    side.write_text("url\tsha256\tmd5\n" + "".join(lines))
+    config = IngestConfig(root=str(tmp_path / "root"), source="cc12m", metadata=str(dump), hashes=str(side))
+    run(config)
+    root = Root(config.root)
+
+    def declared() -> dict[str, str]:
+        found = root.read_table("metadata", "cc12m", "00000.parquet").to_pylist()
+        return {row["url"][21:]: row["hash_declared"] for row in found if row["hash_declared"]}
+
+    assert declared() == {"1.png": f"sha256:{1:064x}", "4.png": f"sha256:{4:064x}"}
+    side.write_text(f"http://pictures.test/2.png\t{2:032x}\n")
+    assert run(config)["shards_done"] == 1
+    assert declared() == {"2.png": f"md5:{2:032x}"}
+    side.write_text("http://pictures.test/2.png\tnot a hash\n")
+    with pytest.raises(SchemaError, match=r"hashes\.tsv: has no line with an address and its SHA-256 or MD5"):
         run(config)
-        orders.append(Root(config.root).read_table("metadata", "cc12m", "00000.parquet")["uid"].to_pylist())
-    assert orders[0] == orders[1] != orders[2]
+
+
+DUMPS: dict[str, Callable[[Path], object]] = {
+    "yfcc": lambda folder: yfcc_dump(folder, yfcc_line(0, "a", "b"), "broken"),
+    "laion": lambda folder: laion_dump(
+        folder, URL=pa.array(["http://a/1", None]), TEXT=pa.array(["a", "b"]), NSFW=pa.array(["UNLIKELY"] * 2)
+    ),
+    "cc12m": lambda folder: (folder / "cc12m.tsv").write_text("http://a/1\tone\nbroken\n"),
+    "wit": lambda folder: wit_dump(
+        folder,
+        {"language": "en", "image_url": "http://a/1", "caption_reference_description": "c"},
+        {"language": "en"},
+    ),
+    "redcaps": lambda folder: redcaps_dump(folder, [annotation(1), 7]),
+    "shutterstock": lambda folder: (folder / "s.csv").write_text("http://a/1,one\nbroken\n"),
+    "table": lambda folder: (folder / "t.jsonl").write_text('{"url": "http://a/1", "text": "one"}\nbroken\n'),
+    "datacomp": lambda folder: laion_dump(
+        folder, uid=pa.array(["0" * 32, "broken"]), url=pa.array(["http://a/1"] * 2), text=pa.array(["a", "b"])
+    ),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_reader_from_the_command_line(tmp_path: Path, source: str, capsys: pytest.CaptureFixture[str]) -> None:
+    DUMPS[source](tmp_path)
+    arguments = ["ingest", "--root", str(tmp_path / "root"), "--source", source, "--metadata", str(tmp_path)]
+    assert main(arguments) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["counts"] == {"bad_row": 1, "ok": 1}
+    assert f"ingest: {source}: 2 rows: 1 bad_row, 1 ok" in printed.err
+
+
+def test_a_table_from_the_command_line_with_its_columns_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "odd.csv").write_text("link,words\nhttp://a/1,one\n")
+    arguments = ["ingest", "--root", str(tmp_path / "root"), "--source", "mine", "--reader", "table"]
+    arguments += ["--metadata", f"{tmp_path}/*.csv", "--set", "table.url=link"]
+    assert main([*arguments, "--set", "table.captions=[words]", "--recipe", "joined"]) == 0
+    assert json.loads(capsys.readouterr().out)["counts"] == {"ok": 1}
+    assert main([*arguments, "--set", "table.caption=words"]) == 2
+    assert "unknown key 'table.caption'; did you mean 'captions'?" in capsys.readouterr().err

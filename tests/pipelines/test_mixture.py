@@ -33,6 +33,7 @@ def catalog(order: int = 1) -> duckdb.DuckDBPyConnection:
             "uid": uid, "uid_lo": int(uid[16:], 16), "source": source, "shard": "00000", "offset": i, "size": 1,
             "status": "success", "caption": f"{source} {i}", "clip_score": i / 100,
             "duplicate_of": "x" if i % 10 == 0 else None, "eval_set": "e" if i % 20 == 1 else None,
+            "kind": "near" if i % 10 == 0 else None,
         })  # fmt: skip
         rows.append({**rows[-1], "uid": uid[::-1], "status": "failed_to_download", "clip_score": None})
     con = duckdb.connect()
@@ -46,6 +47,7 @@ _SAMPLES = pa.schema([
     ("uid", pa.string()), ("uid_lo", pa.uint64()), ("source", pa.string()), ("shard", pa.string()),
     ("offset", pa.int64()), ("size", pa.int64()), ("status", pa.string()), ("caption", pa.string()),
     ("clip_score", pa.float32()), ("duplicate_of", pa.string()), ("eval_set", pa.string()),
+    ("kind", pa.string()),
 ])  # fmt: skip
 LEFT = THERE - 10 - 5  # successes without duplicates and evaluation overlap
 

@@ -116,7 +116,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.tsv: cannot be read"):
         read("cc12m", tmp_path / "gone.tsv")
     (tmp_path / "cut.json").write_text(json.dumps({"annotations": [annotation(1), annotation(2)]})[:-40])
-    with pytest.raises(InputError, match=r"cut\.json: not JSON after 1 records"):
+    with pytest.raises(InputError, match=r"cut\.json: not JSON"):
         read("redcaps", tmp_path / "cut.json")
     with pytest.raises(InputError, match="no metadata files here"):
         find_files(tmp_path, ["*.nothing"])
@@ -193,5 +193,5 @@ def test_comma_separated_anything_is_read_to_its_end(
 def test_redcaps_with_a_byte_that_is_not_utf8_is_one_readable_line(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     file.write_bytes(b'[{"url": "\xff"}]')
-    with pytest.raises(InputError, match=r"not JSON after 0 records \(lexical error: invalid bytes in UTF8 string"):
+    with pytest.raises(InputError, match=r"not JSON \(lexical error: invalid bytes in UTF8 string"):
         list(SOURCES["redcaps"].read([file]))
