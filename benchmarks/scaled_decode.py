@@ -1,4 +1,4 @@
-"""JPEG decoded at a reduced scale and shrunk in two steps, against whole decoding and OpenCV's area average.
+"""JPEG decoded at a reduced scale and shrunk by the fast area average, against whole decoding and the exact one.
 
     python -m benchmarks.scaled_decode [--quick]
 
@@ -24,7 +24,7 @@ import simplejpeg
 from PIL import Image
 
 from benchmarks.drawings import KINDS, draw
-from filters.jpeg import decode_scaled
+from filters.fast import decode_scaled
 from filters.pixels import RGB
 from filters.resize import Size, scaled_size, shrink
 
@@ -57,7 +57,7 @@ def measured(kind: str, size: Size, image_size: int, seed: int) -> Case:
         rgb = decode_scaled(data, size, (2 * target[0], 2 * target[1]))
         if rgb is None:
             raise ValueError(f"{kind}: the decoder does not know what to make of it")
-        return shrink(rgb, target, whole=size), rgb.shape[:2] != size
+        return shrink(rgb, target), rgb.shape[:2] != size
 
     def usual() -> RGB:
         return shrink(simplejpeg.decode_jpeg(data, "RGB"), target, exact=True)

@@ -219,7 +219,8 @@ def phash(rgb: RGB) -> int:
     small = np.asarray(grey.resize((32, 32), Image.Resampling.LANCZOS, reducing_gap=_REDUCING_GAP), np.float64)
     # Rounded, so that what is zero in a flat or symmetric picture is zero on every machine.
     low = np.round(_COSINES @ small @ _COSINES.T, 6)
-    return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
+    middle = np.sort(low, axis=None)[31:33].mean()  # the median, without what numpy checks for one
+    return int.from_bytes(np.packbits(low > middle).tobytes(), "big")
 
 
 def pixel_hash(rgb: RGB, size: tuple[int, int] | None = None) -> str:

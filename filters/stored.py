@@ -13,7 +13,7 @@ from typing import Literal
 
 from PIL import Image
 
-from filters.jpeg import decode_scaled, encode_jpeg, upright
+from filters.fast import decode_scaled, decode_webp, encode_jpeg, upright
 from filters.pixels import (
     RGB,
     DecodeError,
@@ -30,6 +30,8 @@ from filters.pixels import (
 from filters.resize import ResizeMode, Size, frame, scaled_size, shrink
 
 _FORMATS = {"jpg": "JPEG", "webp": "WEBP", "png": "PNG"}
+# What imgur sends in place of a picture that was removed, as the lists of many downloaders have it.
+IMGUR_REMOVED = "sha256:9b5936f4006146e4e1e9025b474c02863c0b5614132ad40db4b925a10e8bfbb9"
 # Pillow's modes whose pixels a picture that is not encoded again keeps as they are.
 _PLAIN_MODES = ("RGB", "L")
 
@@ -54,7 +56,7 @@ class Recipe:
     min_image_size: int = 0
     max_aspect_ratio: float = math.inf
     max_pixels: int = 50_000_000
-    placeholder_hashes: tuple[str, ...] = ()
+    placeholder_hashes: tuple[str, ...] = (IMGUR_REMOVED,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def store(data: bytes, recipe: Recipe, hash_declared: str | None = None) -> Stor
         rgb = _pixels(data, image, tags, size if recipe.exact_decode else target)
         kept = recipe.skip_reencode and target == size and turned == 1 and _is_plain(image, recipe)
         mime = mime_of(image)
-    small = shrink(rgb, target, whole=size, exact=recipe.exact_decode)
+    small = shrink(rgb, target, exact=recipe.exact_decode)
     final = small if target == size else frame(small, recipe.image_size, recipe.resize_mode)
     return Stored(
         image=data if kept else _encoded(final, recipe),
@@ -149,13 +151,16 @@ def _check_shape(size: Size, recipe: Recipe) -> None:
 
 def _pixels(data: bytes, image: Image.Image, tags: dict[int, object], target: Size) -> RGB:
     """The picture upright as uint8 [h, w, 3]: a JPEG at a scale that serves `target` (height, width)."""
+    orientation = orientation_of(tags)
+    rgb = None
     if image.format in ("JPEG", "MPO"):
-        orientation = orientation_of(tags)
         height, width = 2 * target[0], 2 * target[1]
         at_least = (width, height) if orientation >= 5 else (height, width)
         rgb = decode_scaled(data, (image.height, image.width), at_least)
-        if rgb is not None:
-            return upright(rgb, orientation)
+    elif image.format == "WEBP" and image.mode == "RGB" and getattr(image, "n_frames", 1) == 1:
+        rgb = decode_webp(data)
+    if rgb is not None:
+        return upright(rgb, orientation)
     image.load()
     return exact(image, tags)
 

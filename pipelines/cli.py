@@ -12,6 +12,7 @@ from functools import partial
 COMMANDS: dict[str, tuple[str, str]] = {
     "ingest": ("pipelines.ingest", "raw metadata of a source to canonical rows"),
     "download": ("pipelines.download", "rows to shards of pictures and captions"),
+    "failures": ("pipelines.failures", "why rows failed, at which hosts, and what to try"),
     "adopt": ("pipelines.adopt", "tars that are there already to shards"),
     "score": ("pipelines.score", "CLIP embeddings and scores of each pair"),
     "dedupe": ("pipelines.dedupe", "duplicates, and overlap with evaluation sets"),

@@ -63,10 +63,8 @@ class DownloadConfig(JobConfig):
     )
     verify_hash: bool = Field(True, description="compare with the hash that the dump names, where it names one")
     self_test: int = Field(10_000, ge=0, description="rows from which on DNS and proxy are tested first")
-    processes: int = Field(1, ge=1, description="processes a worker that decode and encode")
-    cpus: float = Field(
-        0.5, gt=0, description="CPUs a shard: less than one, because a shard mostly waits for servers"
-    )
+    processes: int = Field(2, ge=1, description="processes a worker that decode and encode")
+    cpus: float = Field(1.0, gt=0, description="CPUs a worker, which does one shard at a time")
     fetch: FetchConfig = Field(FetchConfig(), description="how to fetch")
 
     @field_validator("retry", mode="before")

@@ -27,8 +27,18 @@ _LENGTH = struct.Struct("<Q")
 # A process may die of what an earlier call did to it, or be killed from outside: only a call during which several
 # fresh processes died is to blame. A hang is believed at once.
 _TRIES = 3
+# Processes that may die before they have even started on a call.
+_STARTS = 10
 _BUFFER = 1 << 20
 _LAST_SECONDS = 5.0
+ENVIRONMENT = {
+    # One call uses one core: threads of numerical libraries would only fight over the others.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    # Pixels of one picture go where those of the last were: fresh pages for each cost up to a millisecond.
+    "MALLOC_MMAP_THRESHOLD_": str(256 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+}
 
 
 class Crashed(HeadwaterError):
@@ -58,13 +68,15 @@ class Sandbox(Generic[T]):
         """
         message = pickle.dumps(arguments, protocol=5)
         async with self._free:
-            for _ in range(_TRIES):
+            tries = 0
+            for _ in range(_STARTS):
                 process = self._idle.pop() if self._idle else _Process(self._setup)
                 try:
                     returned, answer = await process.exchange(message)
                 except (EOFError, OSError):
                     code = process.ended()
-                    if code == -signal.SIGALRM:
+                    tries += process.has_started
+                    if code == -signal.SIGALRM or tries == _TRIES:
                         break
                 except BaseException:
                     process.stop()
@@ -98,9 +110,8 @@ class _Process:
         self._socket, theirs = socket.socketpair()
         self._socket.setblocking(False)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
-        # One call uses one core: threads of numerical libraries would only fight over the others.
         path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": path, **ENVIRONMENT}
         code = f"from pipelines.sandbox import serve; serve({theirs.fileno()})"
         with theirs:
             self._popen = subprocess.Popen(
@@ -135,6 +146,11 @@ class _Process:
                 raise EOFError
             got += count
         return body
+
+    @property
+    def has_started(self) -> bool:
+        """Whether the process has taken its setup, so that its death is that of a call."""
+        return self._setup is None
 
     def stop(self) -> None:
         """End the process, whatever it is doing."""

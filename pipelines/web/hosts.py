@@ -17,8 +17,10 @@ from pipelines.web.config import FetchConfig, HostLimit
 from pipelines.web.texts import Text, Texts
 
 # A start that is missed by more is not used: an event loop that was held up must not send two requests in a row.
-# Starts lie further apart by as much, so that no second has more than the rate even if one of them is late.
 LATE = 0.05
+# Seconds by which the starts of one second lie further apart in all than the rate asks for. One that is late, and
+# takes as long again to reach the server, still leaves no second there with more requests than the rate.
+SLACK = 2 * LATE
 # Starts are handed out so far ahead: longer than a worker's pause between two exchanges.
 AHEAD = 0.5
 # Where there are more workers than slots, each keeps its slot for so long before it is the next one's turn.
@@ -90,8 +92,8 @@ class _Host:
 
     def spacing(self) -> float:
         """Seconds between two starts; 0 where they are free."""
-        paced = (1 + LATE) / self.limit.rate if self.limit.rate else 0.0
-        return max(paced, self.delay + LATE if self.delay else 0.0)
+        paced = (1 + SLACK) / self.limit.rate if self.limit.rate else 0.0
+        return max(paced, self.delay + SLACK if self.delay else 0.0)
 
 
 class Ledger:

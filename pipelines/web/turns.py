@@ -245,13 +245,18 @@ class Turns(Generic[J, C]):
             while len(queue.busy) + len(queue.idle) > ask.slots:
                 self._worker.disconnect(queue.idle.pop())
             if not ask.wanted and not ask.slots:
-                del self._queues[name]
+                self._forget(queue)
         report = Report(asks, tuple(self._lacking), self._found)
         self._dirty, self._found = {}, {}
         sent = monotonic()
         answer = await self._limits.exchange(self._name, report)
         self._set_clock(answer.now, sent)
         self._apply(asks, answer)
+
+    def _forget(self, queue: _Queue[J, C]) -> None:
+        if queue.timer:
+            queue.timer.cancel()
+        del self._queues[queue.name]
 
     def _set_clock(self, theirs: float, sent: float) -> None:
         """What to add to the ledger's times to get ours: from the quickest exchange, while that can still be true."""

@@ -63,12 +63,12 @@ def test_nothing_is_enlarged(mode: ResizeMode) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("factor", [1.1, 1.6, 2, 2.1, 2.5, 2.9, 3.3, 4.7, 6.2, 9.5])
-def test_two_steps_are_near_the_area_average(kind: str, factor: float) -> None:
+def test_shrinking_is_near_the_exact_mean(kind: str, factor: float) -> None:
     rgb = draw(kind, 420, 560, seed=1)
     size = (round(420 / factor), round(560 / factor))
     mine, exact = shrink(rgb, size), shrink(rgb, size, exact=True)
     assert mine.shape == exact.shape
-    assert cv2.PSNR(mine, exact) >= 38
+    assert np.abs(mine.astype(int) - exact).max() <= 2
 
 
 def test_extreme_shapes() -> None:

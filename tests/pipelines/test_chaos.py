@@ -19,7 +19,7 @@ from pipelines import download
 from pipelines.store.root import Root
 from pipelines.web.config import FetchConfig, HostLimit
 from tests.pipelines.chain import picture, picture_server
-from tests.pipelines.test_download import prepare
+from tests.pipelines.test_download import prepare, rows_of
 
 ROWS, PER_SHARD, KILLS, SEED = 360, 12, 20, 7
 # Answers that are the same at every request, so that what is fetched twice is the same both times.
@@ -41,6 +41,10 @@ def settings(root: Root, server: Any, *, local: bool) -> download.DownloadConfig
 def shards(root: Root) -> dict[str, bytes]:
     names = [name for name in root.names("shards", "cc12m") if not name.endswith("_stats.json")]
     return {name: root.read_bytes("shards", "cc12m", name) for name in names}
+
+
+def reasons(root: Root) -> dict[int, str]:
+    return {number: f"{row['reason']}: {row['error_message']}" for number, row in rows_of(root).items()}
 
 
 class Killer(threading.Thread):
@@ -97,8 +101,9 @@ def test_shards_are_those_of_an_undisturbed_run(tmp_path: Path) -> None:
     assert len(set(killer.killed)) == 2
     assert summary["shards_failed"] == {}
     assert (summary["rows_in"], summary["shards_done"]) == (ROWS, ROWS // PER_SHARD)
+    assert reasons(disturbed) == reasons(quiet)
     assert shards(disturbed) == shards(quiet)
-    assert not [name for name in disturbed.local("shards", "cc12m").iterdir() if name.name.endswith(".tmp")]
+    assert not list(disturbed.local("shards", "cc12m", ".writing").iterdir())
 
 
 def test_a_job_killed_again_and_again_ends_with_the_same_shards(tmp_path: Path) -> None:
@@ -126,4 +131,4 @@ def test_a_job_killed_again_and_again_ends_with_the_same_shards(tmp_path: Path) 
             assert not psutil.wait_procs(children, timeout=30)[1]
         subprocess.run(job, check=True, capture_output=True)
     assert shards(disturbed) == wanted
-    assert not [path for path in disturbed.local("shards", "cc12m").iterdir() if path.name.endswith(".tmp")]
+    assert not list(disturbed.local("shards", "cc12m", ".writing").iterdir())

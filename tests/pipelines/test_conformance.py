@@ -53,7 +53,7 @@ def test_img2dataset_takes_our_shards_for_its_own_and_skips_them(shards: Path, t
     urls.write_text("url,caption\n" + "".join(f"http://127.0.0.1:9/{i}.png,x\n" for i in range(ROWS)))
     script = tmp_path / "run.py"
     script.write_text(IMG2DATASET)
-    before = {path.name: path.read_bytes() for path in shards.iterdir()}
+    before = {path.name: path.read_bytes() for path in shards.iterdir() if path.is_file()}
     done = subprocess.run(
         [sys.executable, str(script), str(urls), str(shards)],
         env={**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1"}, capture_output=True, text=True, check=False,

@@ -10,4 +10,4 @@ PAGE = Path(__file__).parents[2] / "docs" / "schema.md"
 
 
 def test_the_committed_page_is_the_one_that_the_schema_makes() -> None:
-    assert PAGE.read_text(encoding="utf-8") == page() + "\n", "run: python -m pipelines.store.describe > docs/schema.md"
+    assert PAGE.read_text(encoding="utf-8") == page() + "\n", "write it again: python -m pipelines.store.describe"

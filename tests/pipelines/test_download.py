@@ -221,10 +221,11 @@ def killed(*_: object) -> None:
 
 def test_a_temporary_file_of_a_killed_writer_goes_with_the_next_write(tmp_path: Path) -> None:
     root = Root(str(tmp_path))
-    (tmp_path / ".a.tar.0123.tmp").write_bytes(b"half")
-    (tmp_path / ".b.tar.0123.tmp").write_bytes(b"another's")
+    (tmp_path / ".writing").mkdir()
+    (tmp_path / ".writing" / "a.tar.0123").write_bytes(b"half")
+    (tmp_path / ".writing" / "b.tar.0123").write_bytes(b"another's")
     root.write_bytes(b"whole", "a.tar")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".b.tar.0123.tmp", "a.tar"]
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["a.tar", "b.tar.0123"]
 
 
 def test_a_tar_cut_short_is_named(tmp_path: Path) -> None:

@@ -241,14 +241,14 @@ def test_shards_that_img2dataset_finished_are_taken_as_they_are(common: Both, tm
     folder = root.local("shards", "cc12m")
     shutil.copytree(common.theirs, folder)
     shutil.copytree(common.ours.parents[1] / "metadata", root.local("metadata"))
-    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".parquet"}
+    before = {path.name: path.read_bytes() for path in folder.glob("0*") if path.suffix != ".parquet"}
     # Nothing listens on port 9: whatever is there was there before.
     fetch = FetchConfig(resolve={"*.test": "127.0.0.1:9"})
     config = download.DownloadConfig(root=root.url, local=True, fetch=fetch)
     summary = download.run(config)
     assert summary["shards_failed"] == {}
     assert summary["taken_from_img2dataset"] == len(root.shards("shards"))
-    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".parquet"} == before
+    assert {path.name: path.read_bytes() for path in folder.glob("0*") if path.suffix != ".parquet"} == before
     found, theirs = common.rows(folder), common.rows(common.theirs)
     assert {url: [row[name] for name in COMPARED] for url, row in found.items()} == {
         url: [row[name] for name in COMPARED] for url, row in theirs.items()

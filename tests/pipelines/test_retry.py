@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from filters.errors import ConfigError, InputError
-from pipelines import adopt, download, failures, ingest
+from pipelines import adopt, download, failures, index, ingest
 from pipelines.config import load_config
+from pipelines.store.catalog import connect
 from pipelines.store.root import Root
 from tests.pipelines.chain import cc12m_dump, picture, picture_server
 from tests.pipelines.test_download import prepare, settings
@@ -76,6 +77,11 @@ def test_only_the_rows_asked_for_go_to_new_shards(tmp_path: Path) -> None:
         assert retry(root, server, "http_5xx", "timeout")["rows_in"] == 1
         assert pictures_asked(server) == ["/5.png"]
         assert [a for _, a, _ in attempts(root)[5]] == [0, 1, 2]
+    index.run(index.IndexConfig(root=root.url))
+    with connect(root) as con:
+        counts = con.execute("SELECT status::VARCHAR, count(*) FROM samples GROUP BY status ORDER BY 1").fetchall()
+        assert counts == [("failed_to_download", 2), ("success", ROWS - 2)]
+        assert con.execute("SELECT count(*) FROM attempts").fetchone() == (ROWS + 7,)
 
 
 def test_nothing_to_retry_makes_nothing(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""JPEG at the speed of libjpeg-turbo: decoding at a reduced scale, and encoding.
+"""The two formats of photographs, faster than Pillow: JPEG at a reduced scale, WebP without a canvas for animations.
 
 A JPEG holds 8 x 8 blocks of cosine coefficients. A decoder that leaves out the high ones gives a picture of an
 eighth, a quarter or half of the size for a part of the work, and makes the later shrinking cheaper still.
@@ -56,6 +56,19 @@ def decode_scaled(data: bytes, size: Size, at_least: Size) -> RGB | None:
             raise DecodeError("decode", str(error)) from error
         return None
     return np.asarray(rgb, dtype=np.uint8)
+
+
+def decode_webp(data: bytes) -> RGB | None:
+    """The pixels of a still, opaque WebP as uint8 [h, w, 3]; None where OpenCV cannot read it.
+
+    Pillow draws each frame on a canvas with alpha, which takes twice as long.
+    """
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        rgb = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        return None
+    return None if rgb is None else np.asarray(rgb, dtype=np.uint8)
 
 
 def _detail(rgb: RGB) -> float:
