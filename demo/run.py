@@ -144,8 +144,9 @@ def _download(config: DemoConfig) -> None:
     wanted = download.DownloadConfig(root=config.root, local=config.local)
     if download.plan(wanted)["shards"]:
         port = web.start(root.local(), config.seed, config.rows).port
-        # One server answers for all hosts, and is ours: it may be asked as fast as it can answer.
-        fetch = FetchConfig(resolve={"*.test": f"127.0.0.1:{port}"}, limit=HostLimit(rate=None))
+        # One server answers for all hosts, and is ours: it may be asked as fast as it can answer. Some of its bodies
+        # never end.
+        fetch = FetchConfig(resolve={"*.test": f"127.0.0.1:{port}"}, limit=HostLimit(rate=None), deadline=8.0)
         wanted = wanted.model_copy(update={"fetch": fetch})
     _job("download", wanted, download.run)
 

@@ -32,6 +32,7 @@ from pipelines.store.root import Root, ShardId
 from pipelines.store.shards import leftovers
 
 _DIGITS = 5
+_PACKED = (".gz", ".bz2", ".xz", ".zst")
 
 
 class AdoptConfig(JobConfig):
@@ -105,9 +106,12 @@ def _find(place: str) -> tuple[list[str], Path]:
     found = path.rglob("*.tar*") if is_folder else Path(path.anchor).glob(str(path.relative_to(path.anchor)))
     files = sorted(file for file in found if not file.name.startswith(".") and not file.is_dir())
     tars = [file for file in files if file.suffix == ".tar"]
+    packed = [file.name for file in files if file.suffix in _PACKED]
     if not tars:
-        other = f"; {files[0].name} is compressed: decompress it first" if files else ""
+        other = f"; {packed[0]} is compressed: decompress it first" if packed else ""
         raise InputError(f"{place}: no tars here{other}")
+    if packed:
+        say(f"adopt: {len(packed)} compressed tars are left out, from {packed[0]}; decompress them first")
     base = path if is_folder else Path(os.path.commonpath([file.parent for file in tars]))
     return [file.relative_to(base).as_posix() for file in tars], base.resolve()
 
@@ -130,6 +134,12 @@ def _check_place(root: Root, source: str, shards: Sequence[ShardId]) -> None:
             f"{root.url}/metadata/{source}: was ingested; choose another --source for tars that are there"
         )
     own = {piece.shard.number for piece in retry_slices(root, source)}
+    taken = sorted(own & {shard.number for shard in shards})
+    if taken:
+        raise InputError(
+            f"{root.url}/shards/{source}: number {taken[0]} is that of a retry, and a tar would get it; leave out "
+            "the tars that came later (--tars takes a glob), and adopt them as another --source"
+        )
     links = [root.local("shards", source, f"{shard.number}.tar") for shard in shards]
     other = leftovers(root, source, {shard.number for shard in shards} | own)
     other += [place.stem for place in links if place.exists() and not place.is_symlink()]

@@ -10,8 +10,9 @@ import asyncio
 import dataclasses
 import math
 import sys
+import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -64,7 +65,8 @@ class DownloadConfig(JobConfig):
     verify_hash: bool = Field(True, description="compare with the hash that the dump names, where it names one")
     self_test: int = Field(10_000, ge=0, description="rows from which on DNS and proxy are tested first")
     processes: int = Field(2, ge=1, description="processes a worker that decode and encode")
-    cpus: float = Field(1.0, gt=0, description="CPUs a worker, which does one shard at a time")
+    cpus: float = Field(1.0, gt=0, description="CPUs a worker")
+    lanes: int = Field(4, ge=1, description="shards a worker has under way at once, since the last few URLs are slow")
     fetch: FetchConfig = Field(FetchConfig(), description="how to fetch")
 
     @field_validator("retry", mode="before")
@@ -91,7 +93,7 @@ def run(config: DownloadConfig) -> dict[str, Any]:
         start_ray()
         limits = cluster_limits(config.fetch)
     make, taken = partial(_Worker, root, config, limits), 0
-    for piece, result in map_shards(todo, make, cpus=config.cpus, local=config.local):
+    for piece, result in map_shards(todo, make, cpus=config.cpus, local=config.local, lanes=config.lanes):
         record(account, piece, result, len(todo))
         failures.add(result.get("failures", {}))
         taken += result.get("taken", 0)
@@ -149,7 +151,7 @@ def _check_settings(root: Root, slices: Iterable[Slice], config: DownloadConfig)
     """InputError where a source's shards were made with other settings: two kinds of shards would stand together."""
     for piece in slices:
         found = root.parquet_metadata("shards", piece.shard.source, f"{piece.shard.number}.parquet").get(KEY)
-        if found is not None and found != _mark(root, piece, config):
+        if found is not None and found not in _marks(root, piece, config):
             raise InputError(
                 f"{root.url}/shards/{piece}: was made with other settings; give the same ones with --retry, or run "
                 "`headwater download` without it first"
@@ -177,28 +179,34 @@ def _urls(root: Root, piece: Slice) -> list[str]:
 
 
 def _todo(root: Root, slices: Iterable[Slice], config: DownloadConfig) -> list[Slice]:
-    return [piece for piece in slices if not is_written(root, piece.shard, _mark(root, piece, config))]
+    return [piece for piece in slices if not is_written(root, piece.shard, _marks(root, piece, config))]
 
 
 class _Worker:
-    """Downloads one shard a call; its connections and its decoding processes live from one shard to the next."""
+    """Downloads one shard a call, several calls at once: while one waits for slow servers, the others go on.
+
+    All of them share one event loop, in a thread of its own, and the processes that decode.
+    """
 
     def __init__(self, root: Root, config: DownloadConfig, limits: Limits | None) -> None:
         self.root, self.config, self.recipe = root, config, config.recipe()
-        self.runner = asyncio.Runner()
-        self.fetcher = Fetcher(config.fetch, limits or local_limits(config.fetch))
+        self.limits = limits or local_limits(config.fetch)
         self.sandbox: Sandbox[Stored] = Sandbox(store, config.processes)
+        self.idle: list[Fetcher] = []
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
 
     def __call__(self, piece: Slice) -> dict[str, Any]:
         """One shard from its slice of metadata to its published files."""
         start = time.time()
         samples = _samples(self.root, piece)
-        mark = _mark(self.root, piece, self.config)
+        mark, taken_mark = _marks(self.root, piece, self.config)
         taken = is_foreign(self.root, piece.shard)
         if taken:
-            counts = take_over(self.root, piece.shard, samples, self.config.max_pixels, mark)
+            counts = take_over(self.root, piece.shard, samples, self.config.max_pixels, taken_mark)
         else:
-            self.runner.run(self._fill([sample for sample in samples if sample.row["reason"] == "ok"]))
+            self._run(self._fill([sample for sample in samples if sample.row["reason"] == "ok"]))
             timing = {"start_time": start, "end_time": time.time(), "duration": time.time() - start}
             counts = write_shard(self.root, piece.shard, samples, self.config.encode_format, mark, timing)
         failures = Failures()
@@ -206,10 +214,23 @@ class _Worker:
         return {"rows": len(samples), "counts": counts, "failures": failures.counts(), "taken": int(taken)}
 
     def close(self) -> None:
-        """End the connections and the processes."""
-        self.runner.run(self.fetcher.close())
-        self.runner.close()
+        """End what is under way, the connections and the processes."""
+        self._run(self._end())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
         self.sandbox.close()
+
+    def _run(self, work: Coroutine[None, None, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self.loop).result()
+
+    async def _end(self) -> None:
+        under_way = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+        for fetcher in self.idle:
+            await fetcher.close()
 
     async def _fill(self, samples: list[Sample]) -> None:
         """Fetch all samples, and turn each body into a picture in another process while others are on their way."""
@@ -217,7 +238,11 @@ class _Worker:
         async def take(index: int, fetched: Fetched) -> None:
             await self._take(samples[index], fetched)
 
-        await self.fetcher.fetch_all([sample.row["url"] for sample in samples], take)
+        fetcher = self.idle.pop() if self.idle else Fetcher(self.config.fetch, self.limits)
+        try:
+            await fetcher.fetch_all([sample.row["url"] for sample in samples], take)
+        finally:
+            self.idle.append(fetcher)
 
     async def _take(self, sample: Sample, fetched: Fetched) -> None:
         """Fill a sample from what was fetched: the picture, its facts, or the reason why there is none."""
@@ -230,8 +255,8 @@ class _Worker:
             stored = await self.sandbox.call(fetched.body, self.recipe, declared)
         except DecodeError as error:
             _fail(sample, error.reason)
-        except Crashed:
-            _fail(sample, "crash")
+        except Crashed as error:
+            _fail(sample, "crash", f"{REASONS['crash'][1]}: {error}")
         else:
             sample.image = stored.image
             sample.row.update({name: getattr(stored, name) for name in _FACTS})
@@ -262,14 +287,16 @@ def _fail(sample: Sample, reason: str, message: str | None = None) -> None:
     sample.row.update(reason=reason, error_message=message or REASONS[reason][1])
 
 
-def _mark(root: Root, piece: Slice, config: DownloadConfig) -> str:
-    """Fingerprint of a shard: its rows, what is refused and how pictures are stored; not how fast or from where."""
+def _marks(root: Root, piece: Slice, config: DownloadConfig) -> tuple[str, str]:
+    """Fingerprint of a shard (its rows, what is refused and how pictures are stored; not how fast or from where), and
+    of one that img2dataset made: its rows alone, since its pictures stay as they are under all settings."""
     rows = root.parquet_metadata(*piece.path).get(KEY)
     refused = config.fetch.model_dump(
         include={"robots", "opt_out", "tdm", "max_redirects", "max_bytes", "placeholder_urls"}
     )
     recipe = dataclasses.asdict(config.recipe())
-    return fingerprint(SCHEMA_VERSION, rows, piece.shard.number, recipe, refused, config.verify_hash)
+    place = (SCHEMA_VERSION, rows, piece.shard.number)
+    return fingerprint(*place, recipe, refused, config.verify_hash), fingerprint(*place)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,16 +7,17 @@ that dies is started again and its shard is tried again, and a shard that keeps 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import logging
+import math
 import os
 import pickle
 import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
@@ -62,6 +63,8 @@ def start_ray(address: str | None = None, cpus: int | None = None) -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.verbose_progress = False
+    # To look at a worker's memory once a second takes a tenth of its time.
+    context.memory_usage_poll_interval_s = None
     # A shard that is given up is left out, and named here; the others go on.
     context.max_errored_blocks = -1
 
@@ -115,40 +118,51 @@ def map_shards(
     cpus: float = 1.0,
     gpus: float = 0.0,
     local: bool = False,
+    lanes: int = 1,
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Yield (item, result) as items finish; a failed item yields `{"error": text}`.
 
-    `make` is called once a worker and returns the function that handles one item; where that function has a `close`,
-    it is called at the end of a local run (on Ray a worker ends with its process). Results are small mappings that
-    JSON can hold: bulk data goes to files, never through Ray.
+    `make` is called once a worker and returns the function that handles one item, in `lanes` threads at once; where
+    that function has a `close`, it is called at the end of a local run (on Ray a worker ends with its process).
+    Results are small mappings that JSON can hold: bulk data goes to files, never through Ray.
     """
     if not items:
         return
     if local:
-        yield from _map_here(items, make)
+        yield from _map_here(items, make, lanes)
         return
     start_ray()
     import ray.exceptions
 
     left = dict.fromkeys(range(len(items)))
     lost = f"its worker process died {_RETRIES + 1} times; the shard is left out"
-    try:
-        for index, result in _map_on_ray(items, make, cpus, gpus, _workers(cpus, gpus)):
-            del left[index]
-            yield items[index], result
-    except ray.exceptions.RayError as error:
-        lost = f"Ray gave up ({str(error).splitlines()[0]})"
+    # Items under way in one process share its death: who is to blame shows when each has a process for itself.
+    for abreast in dict.fromkeys((lanes, 1)):
+        pool = _Pool(cpus, gpus, _workers(cpus, gpus), abreast)
+        try:
+            for index, result in _map_on_ray([(index, items[index]) for index in left], make, pool):
+                del left[index]
+                yield items[index], result
+        except ray.exceptions.RayError as error:
+            lost = f"Ray gave up ({str(error).splitlines()[0]})"
+        if not left:
+            return
     for index in left:
         yield items[index], {"error": lost}
 
 
-def _map_here(items: Sequence[Any], make: Callable[[], Work]) -> Iterator[tuple[Any, dict[str, Any]]]:
+def _map_here(items: Sequence[Any], make: Callable[[], Work], lanes: int) -> Iterator[tuple[Any, dict[str, Any]]]:
     work = make()
+    pool = ThreadPoolExecutor(lanes)
     try:
-        for item in items:
-            yield item, _guarded(work, item)
+        under_way = {pool.submit(_guarded, work, item): item for item in items}
+        for future in as_completed(under_way):
+            yield under_way[future], future.result()
     finally:
+        # Closed first: where this ends early, that is what ends the items under way.
+        pool.shutdown(wait=False, cancel_futures=True)
         getattr(work, "close", lambda: None)()
+        pool.shutdown()
 
 
 def run_stage(
@@ -240,14 +254,14 @@ class _RayWorker:
 
     def __init__(self, make: Callable[[], Work]) -> None:
         self.make = make
-
-    @functools.cached_property
-    def work(self) -> Work:
-        """Made with the first item: Ray bounds the tries of an item, and not those of starting an actor."""
-        return _made(self.make)
+        self.work: Work | None = None
+        self.making = threading.Lock()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        results = [_guarded(self.work, pickle.loads(item)) for item in batch["item"]]
+        with self.making:
+            # With the first item: Ray bounds the tries of an item, and not those of starting an actor.
+            work = self.work = self.work or _made(self.make)
+        results = [_guarded(work, pickle.loads(item)) for item in batch["item"]]
         return {"index": list(batch["index"]), "result": [json.dumps(result) for result in results]}
 
 
@@ -277,13 +291,22 @@ def _workers(cpus: float, gpus: float) -> int:
     return min(fitting)
 
 
+class _Pool(NamedTuple):
+    """How many workers there may be, what each takes, and how many items it has under way at once."""
+
+    cpus: float
+    gpus: float
+    workers: int
+    lanes: int
+
+
 def _map_on_ray(
-    items: Sequence[Any], make: Callable[[], Work], cpus: float, gpus: float, workers: int
+    items: Sequence[tuple[int, Any]], make: Callable[[], Work], pool: _Pool
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """One block an item through a pool of actors; nothing is yielded for items that were given up."""
     import ray.data
 
-    rows = [{"index": index, "item": pickle.dumps(item)} for index, item in enumerate(items)]
+    rows = [{"index": index, "item": pickle.dumps(item)} for index, item in items]
     blocks = ray.data.from_items(rows, override_num_blocks=len(rows))
     with warnings.catch_warnings():
         # Ray 2.60 has no other way to bound an actor's retries than the argument that it means to remove.
@@ -293,10 +316,15 @@ def _map_on_ray(
             fn_constructor_args=(make,),
             batch_size=1,
             # A pool that asks for all CPUs starves what feeds it and stops; a tenth is left free.
-            num_cpus=0.9 * cpus,
-            num_gpus=gpus,
-            # One item at a time: those that wait in a dying worker's queue would share the blame.
-            compute=ray.data.ActorPoolStrategy(size=min(workers, len(items)), max_tasks_in_flight_per_actor=1),
+            num_cpus=0.9 * pool.cpus,
+            num_gpus=pool.gpus,
+            compute=ray.data.ActorPoolStrategy(
+                size=min(pool.workers, math.ceil(len(items) / pool.lanes)),
+                # No item waits in a worker's queue: it would share the blame if the worker dies.
+                max_tasks_in_flight_per_actor=pool.lanes,
+                max_concurrent_calls_per_actor=pool.lanes,
+                enable_true_multi_threading=True,
+            ),
             # Ray would try the same item for ever; here it is named at last.
             ray_remote_args_fn=_bounded_retries,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from filters.errors import ShardError
@@ -49,11 +50,10 @@ def take_over(root: Root, shard: ShardId, rows: list[Sample], max_pixels: int, m
     damage: list[str] = []
     found = samples(root.local("shards", shard.source, f"{shard.number}.tar"), damage)
     pictures = {sample.key: sample.picture for sample in found if sample.picture}
-    sandbox: Sandbox[Stored] = Sandbox(facts)
-    for sample in (row for row in rows if row.row["reason"] == "ok"):
-        record = records.get((sample.row["key"], sample.row["url"]))
-        _fill(sample.row, record, pictures.get(sample.row["key"]), sandbox, max_pixels)
-    sandbox.close()
+    with contextlib.closing(Sandbox(facts)) as sandbox:
+        for sample in (row for row in rows if row.row["reason"] == "ok"):
+            record = records.get((sample.row["key"], sample.row["url"]))
+            _fill(sample.row, record, pictures.get(sample.row["key"]), sandbox, max_pixels)
     places: Places = [(None, None)] * len(rows)
     for index, sample in enumerate(rows):
         picture = pictures.get(sample.row["key"])

@@ -20,7 +20,7 @@ import fsspec
 import pyarrow as pa
 from pydantic import Field, StringConstraints
 
-from filters.errors import ConfigError
+from filters.errors import ConfigError, InputError
 from filters.sampling import salt
 from pipelines.canonical import canonical
 from pipelines.config import JobConfig
@@ -81,11 +81,18 @@ def run(config: IngestConfig) -> dict[str, Any]:
     source, files = _inputs(config)
     root = Root(config.root)
     listed = chosen_files(config.hashes, ("*.tsv*",)) if config.hashes else []
-    contents = [(name, _sha256(file)) for chosen in (files, listed) if chosen for name, file in named_files(chosen)]
+    if root.names("adopted", source.name):
+        raise InputError(f"{root.url}/adopted/{source.name}: was adopted; ingest under another --source")
+    contents = [
+        (name, _sha256(file), source.beside(file))
+        for chosen in (files, listed)
+        if chosen
+        for name, file in named_files(chosen)
+    ]
     mark = fingerprint(SCHEMA_VERSION, _settings(config), contents)
     account = Account("ingest")
     names = root.names("metadata", source.name, suffix=".parquet")
-    if names and _is_done(root, source.name, names, mark):
+    if names and _is_done(root, source, names, mark):
         account.shards_skipped = len(names)
         say(f"ingest: {source.name} is done")
         return {**account.summary(), "source": source.name}
@@ -100,7 +107,8 @@ def run(config: IngestConfig) -> dict[str, Any]:
         }
     # Slices of an earlier ingest with more shards, or with names of another length.
     for name in set(names) - written:
-        root.remove("metadata", source.name, name)
+        for folder in _folders(source):
+            root.remove(*folder, source.name, name)
     account.rows_in = rows
     account.check(config.max_failed_fraction)
     say(f"ingest: {source.name}: {rows:,} rows: {account.text()}")
@@ -190,9 +198,14 @@ def _settings(config: IngestConfig) -> dict[str, Any]:
     return config.model_dump(exclude={*JobConfig.model_fields, "metadata", "hashes", "memory", "scratch"})
 
 
-def _is_done(root: Root, source: str, names: Sequence[str], mark: str) -> bool:
-    marks = [root.parquet_metadata("metadata", source, name) for name in names]
-    return all(m.get(KEY) == mark and m.get(SHARDS) == str(len(names)) for m in marks)
+def _folders(source: Source) -> list[tuple[str, ...]]:
+    """Where an ingest writes: the slices, and the feature sidecars that come from the dump."""
+    return [("metadata",), *(("features", folder) for folder in source.folders)]
+
+
+def _is_done(root: Root, source: Source, names: Sequence[str], mark: str) -> bool:
+    marks = [root.parquet_metadata(*folder, source.name, name) for folder in _folders(source) for name in names]
+    return all(m.get(KEY) == mark for m in marks) and marks[0].get(SHARDS) == str(len(names))
 
 
 def _sha256(file: str) -> str:

@@ -60,7 +60,7 @@ class Account:
         if tried and failed / tried > max_failed_fraction:
             raise BudgetExceeded(
                 f"{self.job}: {failed} of {tried} rows failed, more than max_failed_fraction={max_failed_fraction}; "
-                "their `reason` says why (headwater index, then headwater sql)"
+                "`headwater failures` says why and what to try"
             )
 
     def text(self) -> str:

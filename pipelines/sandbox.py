@@ -42,7 +42,7 @@ ENVIRONMENT = {
 
 
 class Crashed(HeadwaterError):
-    """The process died, hung or ran out of memory in this call."""
+    """The process died, hung or ran out of memory in this call, or the function failed in a way of its own."""
 
 
 class Sandbox(Generic[T]):
@@ -62,13 +62,14 @@ class Sandbox(Generic[T]):
         self._runner: asyncio.Runner | None = None
 
     async def call(self, *arguments: object) -> T:
-        """What the function returns for `arguments`, or its exception.
+        """What the function returns for `arguments`, or the HeadwaterError that it raises.
 
-        Crashed if the process did not survive the call, HeadwaterError if it cannot even start.
+        Crashed for any other exception and if the process did not survive the call, HeadwaterError if it cannot even
+        start.
         """
-        message = pickle.dumps(arguments, protocol=5)
         async with self._free:
-            tries = 0
+            # Not before: a copy for each call that waits would double what they hold.
+            message, tries = pickle.dumps(arguments, protocol=5), 0
             for _ in range(_STARTS):
                 process = self._idle.pop() if self._idle else _Process(self._setup)
                 try:
@@ -206,8 +207,10 @@ def _answer(function: Callable[..., object], message: bytearray) -> tuple[bool, 
         return True, function(*pickle.loads(message))
     except MemoryError:
         return False, Crashed("out of memory")
-    except Exception as error:  # noqa: BLE001 - it is the caller's, who gets it
+    except HeadwaterError as error:
         return False, error.with_traceback(None)
+    except Exception as error:  # noqa: BLE001 - what a library raises must not cost more than a crash in it would
+        return False, Crashed(f"{type(error).__name__}: {error}")
 
 
 def _read(ours: socket.socket) -> bytearray | None:

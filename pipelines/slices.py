@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from filters.errors import InputError
@@ -51,6 +52,12 @@ def slices_of(root: Root, source: str) -> list[Slice]:
                 f"{root.url}/retries/{source}: made for another ingest; move them and their shards away, or choose "
                 "another --root"
             )
+    # Adopted tars are local links; a root elsewhere has no such path here.
+    if any(Path(root.path("shards", source, f"{shard.number}.tar")).is_symlink() for shard in ingested):
+        raise InputError(
+            f"{root.url}/shards/{source}: holds adopted tars, which a download would replace; ingest under another "
+            "--source, or choose another --root"
+        )
     slices = [Slice("metadata", shard) for shard in ingested] + retried
     left = leftovers(root, source, {s.shard.number for s in slices}) if ingested else []
     if left:

@@ -82,6 +82,8 @@ def verify(root: Root, tar: Tar, staged: pa.Table) -> None:
         found = root.read_ranges(ranges, "shards", tar.shard.source, f"{tar.shard.number}.tar")
         for row, data in zip(rows, found, strict=True):
             if hashlib.sha256(data).hexdigest() != row["stored_sha256"]:
+                # Its size and time may be those of before, so that it would not be read again.
+                root.remove(FOLDER, tar.shard.source, f"{tar.shard.number}.parquet")
                 raise ShardError(
                     f"{tar.path}: the bytes of {row['key']} are not those read before; run the same command again"
                 )

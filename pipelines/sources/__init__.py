@@ -26,7 +26,8 @@ class Source:
 
     `read_file(file, name)` yields the RAW tables of one file. `allowed_nsfw` and `allowed_languages` are the
     declared values that ingest keeps; None means that all are. Where a dump holds more than RAW does, `schema` has
-    columns after RAW's, and `sidecars` makes feature tables of them by the name of their folder, row for row.
+    columns after RAW's, and `sidecars` makes feature tables of them by the name of their folder (the `folders`), row
+    for row. `beside` gives the size in bytes of the file that belongs to a dump file, where there is one.
     """
 
     name: str
@@ -37,7 +38,9 @@ class Source:
     allowed_nsfw: frozenset[str] | None = None
     allowed_languages: frozenset[str] | None = None
     schema: pa.Schema = RAW.arrow
+    folders: tuple[str, ...] = ()
     sidecars: Callable[[pa.Table], dict[str, pa.Table]] = lambda _rows: {}
+    beside: Callable[[str], int | None] = lambda _file: None
 
     def read(self, files: Sequence[Path | str]) -> Iterator[pa.Table]:
         """RAW tables of at most 10,000 rows over all `files` (local or fsspec URLs), sorted by name.
@@ -108,7 +111,9 @@ _ALL = (
         "text",
         ("*.parquet", "metadata/*.parquet"),
         schema=datacomp.SCHEMA,
+        folders=tuple(model.folder for model in datacomp.MODELS),
         sidecars=datacomp.sidecars,
+        beside=datacomp.side_file_bytes,
     ),
 )
 SOURCES: dict[str, Source] = {source.name: source for source in _ALL}

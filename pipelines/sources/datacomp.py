@@ -99,17 +99,26 @@ class _Vectors:
         return pa.BinaryArray.from_buffers(pa.binary(), rows, [None, pa.py_buffer(offsets), pa.py_buffer(values)])
 
 
+def side_file_bytes(file: str) -> int | None:
+    """Size of the file of embeddings beside `file`; None where there is none."""
+    filesystem, path = fsspec.core.url_to_fs(_side_path(file))
+    return int(filesystem.size(path)) if filesystem.exists(path) else None
+
+
+def _side_path(file: str) -> str:
+    return file.removesuffix(".parquet") + ".npz"
+
+
 @contextmanager
 def _side_file(file: str) -> Iterator[_Vectors]:
     """The embeddings beside `file`; InputError where they are not of its rows."""
-    path = file.removesuffix(".parquet") + ".npz"
-    filesystem, location = fsspec.core.url_to_fs(path)
-    if not filesystem.exists(location):
+    if side_file_bytes(file) is None:
         yield _Vectors({})
         return
+    path = _side_path(file)
     with open_dump(file) as stream:
         rows = pq.ParquetFile(stream).metadata.num_rows
-    with wraps_errors(path), filesystem.open(location, "rb") as stream, zipfile.ZipFile(stream) as archive:
+    with wraps_errors(path), fsspec.open(path, "rb") as stream, zipfile.ZipFile(stream) as archive:
         present = [key for key in DIMS if f"{key}.npy" in archive.namelist()]
         yield _Vectors({key: _member(archive, path, key, rows) for key in present})
 

@@ -6,10 +6,10 @@ import glob
 import posixpath
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import fsspec
 import pyarrow as pa
@@ -39,17 +39,30 @@ def chosen_files(metadata: str | Sequence[str], patterns: Sequence[str]) -> list
         raise InputError(
             f"{metadata}: no file has a name like this; check it, and keep it in quotes on a command line"
         )
-    return sorted(fs.unstrip_protocol(name).removeprefix("file://") for name in files)
+    return _addresses(fs, files, metadata)
 
 
 def find_files(folder: Path | str, patterns: Sequence[str]) -> list[str]:
     """Files under `folder` that match one of the glob `patterns`, sorted; InputError when there are none."""
     fs, root = filesystem(str(folder), "metadata")
     found = {name for pattern in patterns for name in fs.glob(f"{root.rstrip('/')}/{pattern}")}
-    files = sorted(fs.unstrip_protocol(name).removeprefix("file://") for name in found)
-    if not files:
+    if not found:
         raise InputError(f"{folder}: no metadata files here; expected one of {', '.join(patterns)}")
-    return files
+    return _addresses(fs, found, str(folder))
+
+
+def _addresses(fs: Any, names: Iterable[str], given: str) -> list[str]:
+    """Names in a file system as paths or URLs, with the archive that `given` names: zip://*.json::redcaps.zip."""
+    inner, _, archive = given.partition("::")
+    suffix = f"::{archive}" if archive and "://" in inner else ""
+    return sorted(fs.unstrip_protocol(name).removeprefix("file://") + suffix for name in names)
+
+
+def plain_name(file: str) -> str:
+    """`file` without the archive that it lies in and, where it is a URL, without its query."""
+    inner, _, outer = file.partition("::")
+    inner = inner if "://" in inner or not outer else outer
+    return inner.partition("?")[0] if "://" in inner else inner
 
 
 def named_files(files: Sequence[Path | str]) -> list[tuple[str, str]]:
@@ -57,8 +70,11 @@ def named_files(files: Sequence[Path | str]) -> list[tuple[str, str]]:
     paths = sorted({str(file) for file in files})
     if not paths:
         raise InputError("no metadata files were given")
-    shared = posixpath.commonpath([posixpath.dirname(path) for path in paths])
-    return [(posixpath.relpath(path, shared or "."), path) for path in paths]
+    names = [plain_name(path) for path in paths]
+    if len(set(names)) < len(names):  # a row of a file of the same name would be taken for another
+        names = paths
+    shared = posixpath.commonpath([posixpath.dirname(name) for name in names])
+    return [(posixpath.relpath(name, shared or "."), path) for name, path in zip(names, paths, strict=True)]
 
 
 @contextmanager
@@ -67,7 +83,7 @@ def open_dump(file: str) -> Iterator[IO[bytes]]:
 
     What goes wrong while the stream is open and used becomes an InputError that names the file.
     """
-    codec = CODECS.get(posixpath.splitext(file)[1])
+    codec = CODECS.get(posixpath.splitext(plain_name(file))[1])
     with wraps_errors(file), fsspec.open(file, "rb") as stream:
         yield pa.CompressedInputStream(pa.PythonFile(stream, mode="r"), codec) if codec else stream
 

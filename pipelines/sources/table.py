@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from filters.errors import InputError, SchemaError
 from pipelines.sources.captions import Recipe, each_text, first_text, joined_text
 from pipelines.sources.columnar import column_names, parquet_rows
-from pipelines.sources.files import CODECS
+from pipelines.sources.files import CODECS, plain_name
 from pipelines.sources.objects import column_records, json_names, line_names, line_records, object_records
 from pipelines.sources.quoted import quoted_records, text_lines
 from pipelines.sources.rows import (
@@ -144,7 +144,7 @@ def read_file(file: str, name: str, columns: Columns) -> Iterator[pa.Table]:
 
 def format_of(file: str) -> str:
     """The format by the end of the name, without that of a compression; InputError for a name that does not tell."""
-    stem, ending = posixpath.splitext(file.lower())
+    stem, ending = posixpath.splitext(plain_name(file).lower())
     ending = posixpath.splitext(stem)[1] if ending in CODECS else ending
     if ending not in FORMATS:
         raise InputError(

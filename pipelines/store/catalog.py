@@ -170,6 +170,14 @@ def _load_samples(
     verdict_paths = _paths(root, "verdicts", verdicts) if verdicts else []
     _load_sidecar(con, "_scores", score_paths, ["uid", "clip_score"], features(1).arrow)
     _load_sidecar(con, "_verdicts", verdict_paths, VERDICTS.names, VERDICTS.arrow)
+    # Scores that ingest took from the dump stand under the shard of the first attempt; its retries have them too.
+    con.execute("""
+        INSERT INTO _scores SELECT s.uid, s.clip_score, r.source, r.shard
+        FROM attempts r JOIN attempts f ON f.uid = r.uid AND f.source = r.source AND f.attempt = 0
+        JOIN _scores s ON s.uid = f.uid AND s._source = f.source::VARCHAR AND s._shard = f.shard
+        ANTI JOIN _scores own ON own.uid = r.uid AND own._source = r.source::VARCHAR AND own._shard = r.shard
+        WHERE r.attempt > 0;
+    """)
     con.execute("""
         CREATE TABLE samples AS
         SELECT a.*, s.clip_score, v.* EXCLUDE (uid, _source, _shard)
@@ -267,5 +275,7 @@ def only(root: Root, stage: str, wanted: str | None) -> str | None:
             f"{stage}: {wanted!r} is not under {root.url}/{stage}; there is {', '.join(found) or 'none'}"
         )
     if wanted is None and len(found) > 1:
-        raise ConfigError(f"{stage}: several fingerprints ({', '.join(found)}); say which with --{stage}")
+        raise ConfigError(
+            f"{stage}: several fingerprints ({', '.join(found)}); choose one, such as --{stage} {found[0]}"
+        )
     return wanted or (found[0] if found else None)

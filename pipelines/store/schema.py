@@ -147,16 +147,8 @@ _DECLARED = (
     ("license", pa.string(), "licence that the source declares for the picture"),
     ("nsfw_declared", pa.string(), "the source's own NSFW tag"),
     ("language_declared", pa.string(), "the source's own language tag"),
-    (
-        "hash_declared",
-        pa.string(),
-        "hash of the picture's bytes that the source declares: `sha256:` or `md5:` and hex",
-    ),
-    (
-        "scores_declared",
-        SCORE_MAP,
-        "the source's own numbers for the pair (similarity, aesthetic and the like) by name",
-    ),
+    ("hash_declared", pa.string(), "the source's own hash of the picture's bytes: `sha256:` or `md5:` and hex"),
+    ("scores_declared", SCORE_MAP, "the source's own numbers by name: similarity, aesthetic and the like"),
     ("face_bboxes", BOXES, "the source's boxes around faces: left, top, right, bottom, each 0 to 1"),
 )
 

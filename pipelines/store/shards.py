@@ -10,6 +10,7 @@ import json
 import math
 import tarfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,10 +79,10 @@ def _write_rows(root: Root, shard: ShardId, table: pa.Table, mark: str) -> None:
     root.write_table(SHARD.conform(table), "shards", shard.source, name, metadata={**own, KEY: mark})
 
 
-def is_written(root: Root, shard: ShardId, mark: str) -> bool:
-    """Whether the shard is there, whole, and made with the settings behind `mark`."""
+def is_written(root: Root, shard: ShardId, marks: Sequence[str]) -> bool:
+    """Whether the shard is there, whole, and made with the settings behind one of `marks`."""
     metadata = root.parquet_metadata("shards", shard.source, f"{shard.number}.parquet")
-    return metadata.get(KEY) == mark and root.exists("shards", shard.source, f"{shard.number}.tar")
+    return metadata.get(KEY) in marks and root.exists("shards", shard.source, f"{shard.number}.tar")
 
 
 def leftovers(root: Root, source: str, keep: set[str]) -> list[str]:

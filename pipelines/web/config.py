@@ -35,7 +35,7 @@ class FetchConfig(BaseModel):
     tdm: bool = Field(True, description="obey the TDM-Reservation header")
     limit: HostLimit = Field(HostLimit(), description="limit of each host")
     hosts: dict[str, HostLimit] = Field({}, description="host pattern to its own limit, such as `*.wikimedia.org`")
-    concurrency: int = Field(64, ge=1, description="requests in flight a worker")
+    concurrency: int = Field(64, ge=1, description="requests in flight a shard")
     deadline: float = Field(20.0, gt=0, description="seconds that one URL may take, all its requests together")
     stall: float = Field(5.0, gt=0, description="seconds without a single byte after which a request is given up")
     shard_deadline: float = Field(
@@ -47,7 +47,7 @@ class FetchConfig(BaseModel):
     max_redirects: int = Field(5, ge=0, description="redirects that are followed at most")
     max_bytes: int = Field(20_000_000, ge=1, description="largest body that is read")
     held_bytes: int = Field(
-        256_000_000, ge=1, description="bytes a worker holds that are fetched but not yet decoded"
+        64_000_000, ge=1, description="bytes fetched but not yet decoded from which on no more requests are sent"
     )
     resolve: dict[str, str] = Field({}, description="host pattern to ADDRESS:PORT, in place of DNS")
     allow_private_hosts: bool = Field(False, description="also fetch from private and loopback addresses")

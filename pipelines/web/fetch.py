@@ -13,13 +13,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
-import aiohttp
 from yarl import URL
 
 from pipelines.web.addresses import GuardedResolver, refused
 from pipelines.web.config import FetchConfig
 from pipelines.web.hosts import Limits
-from pipelines.web.request import Reply, backoff, open_session, request
+from pipelines.web.request import Connection, Reply, backoff, request
 from pipelines.web.rules import Rulebook, text_of
 from pipelines.web.texts import Text
 from pipelines.web.turns import Turns
@@ -92,7 +91,7 @@ class _Run:
         self._config, self._rules, self._resolver, self._urls, self._take = of.config, of.rules, resolver, urls, take
         self._loop = asyncio.get_running_loop()
         self._end = monotonic() + of.config.shard_deadline
-        self._turns: Turns[_Job, aiohttp.ClientSession] = Turns(of.limits, of.config.concurrency, self)
+        self._turns: Turns[_Job, Connection] = Turns(of.limits, of.config.concurrency, self)
         self._admitted = 0
         self._ahead = Counter(map(_site, urls))
         self._parked: dict[str, list[_Job]] = {}
@@ -147,12 +146,11 @@ class _Run:
             self._finish(job, Reply(refusal[0], message=refusal[1]))
             return
         job.url = URL(url)
-        job.origin, job.host = str(job.url.origin()), job.url.raw_host or ""
+        # With a dot at its end it is the same host.
+        job.origin, job.host = str(job.url.origin()), (job.url.raw_host or "").rstrip(".")
         if any(fnmatch.fnmatchcase(str(job.url), pattern) for pattern in self._config.placeholder_urls):
             self._finish(job, Reply("placeholder"))
-        elif job.index is None:
-            self._turns.add(job.host, job, first=True)
-        elif self._config.robots:
+        elif job.index is not None and self._config.robots:
             self._obey(job)
         else:
             self._wait(job)
@@ -190,19 +188,19 @@ class _Run:
         else:
             self._turns.add(job.host, job, first=job.index is None)
 
-    def connect(self) -> aiohttp.ClientSession:
-        """A session for one slot of a host."""
-        return open_session(self._config, self._resolver)
+    def connect(self) -> Connection:
+        """One slot of a host."""
+        return Connection(self._config, self._resolver)
 
-    def disconnect(self, connection: aiohttp.ClientSession) -> None:
-        """Close a session, and with it its connection."""
+    def disconnect(self, connection: Connection) -> None:
+        """Close what a slot has open."""
         self._spawn(connection.close())
 
-    def start(self, job: _Job, connection: aiohttp.ClientSession) -> None:
+    def start(self, job: _Job, connection: Connection) -> None:
         """Send the request of `job` now."""
         self._spawn(self._send(job, connection))
 
-    async def _send(self, job: _Job, connection: aiohttp.ClientSession) -> None:
+    async def _send(self, job: _Job, connection: Connection) -> None:
         """One request, and what follows from its reply."""
         host, site, began = job.host, _site(str(job.url)), monotonic()
         left = max(0.001, self._config.deadline - job.spent)
@@ -229,7 +227,7 @@ class _Run:
         """Arrange another try if there is one left; a host that asks to be left alone is, by all workers."""
         pause = backoff(job.first, job.attempt, self._config) if reply.wait is None else reply.wait
         if reply.wait is not None or reply.reason == "http_429":
-            self._leave_alone(job.host, pause)
+            self._turns.pause(job.host, pause)
         is_last = job.attempt == self._config.retries or job.spent >= self._config.deadline
         if is_last or (reply.wait or 0.0) > self._config.max_retry_after:
             return False
@@ -237,10 +235,9 @@ class _Run:
         self._asleep[job] = self._loop.call_later(pause, self._again, job)
         return True
 
-    def _leave_alone(self, host: str, seconds: float) -> None:
-        """Send nothing to `host` for so long; who waits for it and could not be served in time ends here."""
-        self._turns.pause(host, seconds)
-        if monotonic() + seconds >= self._end:
+    def on_pause(self, host: str) -> None:
+        """Who waits for a host that cannot be asked again in time ends here."""
+        if self._turns.resume_at(host) >= self._end:
             for job in self._turns.drop(host):
                 self._finish(job, Reply("host_budget"))
 

@@ -31,12 +31,32 @@ class Reply:
     wait: float | None = None
 
 
-def open_session(config: FetchConfig, resolver: GuardedResolver) -> aiohttp.ClientSession:
-    """A session for one request at a time, which keeps its connection: that is what a slot of a host is.
+class Connection:
+    """What a slot of a host is: one request at a time, and one connection, which is kept for the same origin.
 
-    A session is cheap (some 10 µs), and closing it closes its connection, so that none is left open to a host that
-    another worker is to ask. All share the resolver's memory and aiohttp's TLS context.
+    A session of its own is cheap (some 10 µs), and closing it closes its connection, so that none is left open to a
+    host that another worker is to ask. All share the resolver's memory and aiohttp's TLS context.
     """
+
+    def __init__(self, config: FetchConfig, resolver: GuardedResolver) -> None:
+        self._config, self._resolver = config, resolver
+        self._session: aiohttp.ClientSession | None = None
+        self._origin: URL | None = None
+
+    async def session_for(self, url: URL) -> aiohttp.ClientSession:
+        """A session whose only connection, if it has one, leads to the origin of `url`."""
+        if self._session is None or url.origin() != self._origin:
+            await self.close()
+            self._session, self._origin = _open_session(self._config, self._resolver), url.origin()
+        return self._session
+
+    async def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._session is not None:
+            await self._session.close()
+
+
+def _open_session(config: FetchConfig, resolver: GuardedResolver) -> aiohttp.ClientSession:
     connector = aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False)
     # Pictures are compressed already, and a small compressed body can unpack to a large one.
     headers = {"User-Agent": config.agent(), "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"}
@@ -50,15 +70,14 @@ def open_session(config: FetchConfig, resolver: GuardedResolver) -> aiohttp.Clie
     )
 
 
-async def request(
-    session: aiohttp.ClientSession, url: URL, config: FetchConfig, *, seconds: float, is_rules: bool
-) -> Reply:
+async def request(connection: Connection, url: URL, config: FetchConfig, *, seconds: float, is_rules: bool) -> Reply:
     """Ask for `url`, for at most `seconds`; never raises for what a server or the network does.
 
     A request for a robots.txt (`is_rules`) is read as far as its rules count, whatever its headers say about use as
     a picture.
     """
     timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=config.stall, sock_read=config.stall)
+    session = await connection.session_for(url)
     try:
         async with session.get(url, allow_redirects=False, timeout=timeout, proxy=config.proxy) as response:
             return await _read(response, config, is_rules)
@@ -76,7 +95,7 @@ async def request(
 
 async def _read(response: aiohttp.ClientResponse, config: FetchConfig, is_rules: bool) -> Reply:
     status = response.status
-    if status != 200 and status not in REDIRECTS:
+    if not 200 <= status < 300 and status not in REDIRECTS:
         return _failed(response)
     refused = None if is_rules else refusal(response.headers, config)
     if refused:

@@ -63,6 +63,9 @@ class Worker(Protocol[J_contra, C]):
     def admit(self) -> None:
         """Add more jobs, if there are: nothing that waits can be sent at the moment."""
 
+    def on_pause(self, host: str) -> None:
+        """Take note that `host` is to be left alone until `resume_at`; jobs of it may wait."""
+
     def on_text(self, origin: str, text: Text | None) -> None:
         """Take the robots.txt that was asked for; None says that it is to be fetched."""
 
@@ -133,6 +136,7 @@ class Turns(Generic[J, C]):
         queue.resume = max(queue.resume, monotonic() + seconds)
         queue.pause = max(queue.pause, seconds)
         self._tell(host)
+        self._worker.on_pause(host)
 
     def delay(self, host: str, seconds: float) -> None:
         """Leave so many seconds between two requests to `host`."""
@@ -160,7 +164,7 @@ class Turns(Generic[J, C]):
 
     def drop(self, host: str | None = None) -> list[J]:
         """Take away all that waits, for one host or for all, and return it."""
-        queues = [self._queues[host]] if host else list(self._queues.values())
+        queues = [self._queues[host]] if host else self._queues.values()
         dropped = [job for queue in queues for job in queue.jobs]
         for queue in queues:
             queue.jobs.clear()
@@ -179,7 +183,7 @@ class Turns(Generic[J, C]):
             is_poll = monotonic() - polled >= POLL
             if is_poll:
                 polled = monotonic()
-            await self._exchange(self._queues if is_poll else self._dirty)
+            self._apply(*await self._exchange(self._queues if is_poll else self._dirty))
             if self._limits.tick:
                 await asyncio.sleep(self._limits.tick)
 
@@ -190,6 +194,7 @@ class Turns(Generic[J, C]):
             queue.busy.clear()
             queue.jobs.clear()
             queue.target = 0
+        self._lacking.clear()
         await self._exchange(self._queues)
 
     def _tell(self, host: str) -> None:
@@ -237,7 +242,7 @@ class Turns(Generic[J, C]):
         queue.timer = None
         self._pump(queue)
 
-    async def _exchange(self, hosts: dict[str, _Queue[J, C]] | dict[str, None]) -> None:
+    async def _exchange(self, hosts: dict[str, _Queue[J, C]] | dict[str, None]) -> tuple[dict[str, Ask], Answer]:
         now = monotonic()
         asks = {name: self._queues[name].ask(now) for name in hosts if name in self._queues}
         for name, ask in asks.items():
@@ -251,7 +256,7 @@ class Turns(Generic[J, C]):
         sent = monotonic()
         answer = await self._limits.exchange(self._name, report)
         self._set_clock(answer.now, sent)
-        self._apply(asks, answer)
+        return asks, answer
 
     def _forget(self, queue: _Queue[J, C]) -> None:
         if queue.timer:
@@ -272,9 +277,9 @@ class Turns(Generic[J, C]):
             queue.target = lease.slots
             if lease.slots >= asks[name].slots:
                 queue.slots = lease.slots
-            queue.resume = (
-                max(queue.resume, lease.resume + self._offset) if lease.resume > answer.now else queue.resume
-            )
+            if lease.resume > answer.now:
+                queue.resume = max(queue.resume, lease.resume + self._offset)
+                self._worker.on_pause(name)
             if lease.starts is None:
                 queue.starts = None
             else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import pickle
 import shutil
 import tarfile
@@ -227,7 +228,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.M
 
     def dies(root: Root, max_pixels: int, ready: Any) -> dict[str, Any]:
         calls.append(ready)
-        if len(calls) == 2:
+        if len(calls) > 1:
             raise KeyboardInterrupt
         return publish(root, max_pixels, ready)
 
@@ -322,8 +323,8 @@ def test_our_own_shards_can_be_adopted_by_another_root(root: Root, tmp_path: Pat
     """Their rows say the same again, whatever they had failed of."""
     copy = tmp_path / "copy"
     copy.mkdir()
-    for path in root.local("shards", "img2dataset").iterdir():
-        shutil.copyfile(path, copy / path.name)
+    for name in root.names("shards", "img2dataset"):
+        shutil.copyfile(root.local("shards", "img2dataset", name), copy / name)
     other = Root(str(tmp_path / "root"))
     adopt.run(settings(other, copy, "img2dataset"))
     before = {row["uid"]: row for row in rows_of(root, "img2dataset")}
@@ -361,6 +362,37 @@ def test_failed_downloads_can_be_tried_again_and_adopted_once_more(tmp_path: Pat
     assert found == [("00000", 0, "success"), ("00001", 1, "success")]
 
 
+def test_a_tar_does_not_get_the_number_of_a_retry(tmp_path: Path) -> None:
+    folder, root = tmp_path / "tars", Root(str(tmp_path / "root"))
+    write_tar(folder / "00000.tar", [("000.jpg", image(0)), ("000.txt", b"zero")])
+    failed = {"key": "001", "url": "http://a.test/1.png", "caption": "one", "status": "failed_to_download"}
+    pq.write_table(pa.Table.from_pylist([failed]), folder / "00000.parquet")
+    adopt.run(settings(root, folder))
+    assert [str(piece) for piece in plan_retry(root, "mine", ["connection"])] == ["mine/00001"]
+    write_tar(folder / "00001.tar", [("010.jpg", image(1)), ("010.txt", b"one")])
+    with pytest.raises(InputError, match="number 00001 is that of a retry"):
+        adopt.run(settings(root, folder))
+    assert adopt.run(settings(root, folder / "00000.tar"))["shards_skipped"] == 1
+    assert adopt.run(settings(root, folder / "00001.tar", "later"))["shards_done"] == 1
+
+
+def test_bytes_that_changed_unseen_are_not_published(tmp_path: Path) -> None:
+    """A picture in a tar whose size and time are those of before."""
+    root, folder = Root(str(tmp_path / "root")), study(tmp_path / "study")
+    adopt.run(settings(root, folder))
+    tar, shard = folder / "shard_000000.tar", root.read_table("shards", "mine", "000000.parquet").to_pylist()[2]
+    times = tar.stat()
+    data = bytearray(tar.read_bytes())
+    data[shard["offset"] + 400] ^= 1
+    tar.write_bytes(data)
+    os.utime(tar, ns=(times.st_atime_ns, times.st_mtime_ns))
+    root.remove("shards", "mine", "000000.parquet")
+    failed = adopt.run(settings(root, folder, max_failed_fraction=1.0))["shards_failed"]
+    assert f"the bytes of {shard['key']} are not those read before" in failed["mine/000000 (shard_000000.tar)"]
+    assert [found.number for found in root.shards("shards")] == ["000001"]
+    assert adopt.run(settings(root, folder))["shards_done"] == 1  # read anew
+
+
 def test_numbers_are_the_names_own_where_they_tell_the_tars_apart(tmp_path: Path) -> None:
     def numbers(*names: str) -> list[str]:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
@@ -384,6 +416,13 @@ def test_globs_name_tars_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     root = Root(str(tmp_path / "root"))
     assert list(adopt.plan(settings(root, "study/shard_00000[02].tar"))["shards"]) == ["000000", "000002"]
     assert list(adopt.plan(settings(root, "*/*.tar"))["shards"]) == ["000000", "000001", "000002"]
+
+
+def test_compressed_tars_beside_others_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = study(tmp_path / "study")
+    (folder / "shard_000002.tar.gz").touch()
+    adopt.run(settings(Root(str(tmp_path / "root")), folder))
+    assert "1 compressed tars are left out, from shard_000002.tar.gz" in capsys.readouterr().err
 
 
 def test_what_cannot_be_adopted_is_said_in_one_line(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import tarfile
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from filters.errors import BudgetExceeded, InputError, ShardError
 from filters.pixels import decode, pixel_hash
 from filters.stored import Recipe, Stored, store
-from pipelines import download, ingest
+from pipelines import adopt, download, ingest
 from pipelines.store.root import Root, ShardId
 from pipelines.store.schema import SHARD
 from pipelines.store.shards import key_of, read_images
@@ -92,7 +93,7 @@ def test_too_many_failed_rows_are_exit_code_3(tmp_path: Path) -> None:
     root = prepare(tmp_path)
     with picture_server({f"/{n}.png": [(404, {}, b"")] for n in range(7)}) as server:
         config = settings(root, server).model_copy(update={"max_failed_fraction": 0.5})
-        with pytest.raises(BudgetExceeded, match="7 of 12 rows failed"):
+        with pytest.raises(BudgetExceeded, match=r"7 of 12 rows failed.*headwater failures"):
             download.run(config)
     assert len(rows_of(root)) == ROWS
 
@@ -194,6 +195,23 @@ def test_shards_of_an_earlier_longer_ingest_are_refused_and_left_alone(tmp_path:
     assert root.names("shards", "cc12m") == before
 
 
+def test_adopted_tars_are_not_replaced(tmp_path: Path) -> None:
+    """A source that was adopted, and has an ingest of the same name from elsewhere."""
+    with picture_server() as server:
+        theirs = prepare(tmp_path / "theirs")
+        download.run(settings(theirs, server))
+        root = Root(str(tmp_path / "root"))
+        tars = str(theirs.local("shards", "cc12m"))
+        adopt.run(adopt.AdoptConfig(root=root.url, tars=tars, source="cc12m", local=True))
+        before = {path.name: path.read_bytes() for path in root.local("shards", "cc12m").glob("0*")}
+        shutil.copytree(theirs.local("metadata"), root.local("metadata"))
+        for config in (settings(root, server), settings(root, server).model_copy(update={"retry": ["timeout"]})):
+            with pytest.raises(InputError, match="shards/cc12m: holds adopted tars"):
+                download.run(config)
+    assert {path.name: path.read_bytes() for path in root.local("shards", "cc12m").glob("0*")} == before
+    assert root.local("shards", "cc12m", "00000.tar").is_symlink()
+
+
 def test_an_unfinished_ingest_is_refused(tmp_path: Path) -> None:
     root = prepare(tmp_path)
     root.remove("metadata", "cc12m", "00001.parquet")
@@ -281,9 +299,11 @@ def test_known_error_pages_are_placeholders(tmp_path: Path) -> None:
 
 
 def deadly(data: bytes, recipe: Recipe, hash_declared: str | None) -> Stored:
-    """A decoder that one picture kills."""
+    """A decoder that one picture kills, and that does not know what to do with another."""
     if data == picture(5):
         os.kill(os.getpid(), signal.SIGSEGV)
+    if data == picture(6):
+        raise ValueError("dimension over 65500")
     return store(data, recipe, hash_declared)
 
 
@@ -293,8 +313,11 @@ def test_a_decoder_that_dies_costs_one_picture(tmp_path: Path, monkeypatch: pyte
     with picture_server() as server:
         download.run(settings(root, server))
     rows = rows_of(root)
-    assert {number: row["reason"] for number, row in rows.items() if row["reason"] != "ok"} == {5: "crash"}
-    assert (rows[5]["status"], rows[5]["error_message"]) == ("failed_to_resize", "decoder crashed")
+    assert {number: row["error_message"] for number, row in rows.items() if row["reason"] != "ok"} == {
+        5: "decoder crashed: the process died (SIGSEGV)",
+        6: "decoder crashed: ValueError: dimension over 65500",
+    }
+    assert {(rows[n]["reason"], rows[n]["status"]) for n in (5, 6)} == {("crash", "failed_to_resize")}
 
 
 def test_what_is_stored_makes_shards_anew_and_how_fast_does_not(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import subprocess
@@ -385,12 +386,27 @@ DUMPS: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_every_reader_from_the_command_line(tmp_path: Path, source: str, capsys: pytest.CaptureFixture[str]) -> None:
-    DUMPS[source](tmp_path)
-    arguments = ["ingest", "--root", str(tmp_path / "root"), "--source", source, "--metadata", str(tmp_path)]
-    assert main(arguments) == 0
-    printed = capsys.readouterr()
-    assert json.loads(printed.out)["counts"] == {"bad_row": 1, "ok": 1}
-    assert f"ingest: {source}: 2 rows: 1 bad_row, 1 ok" in printed.err
+    """A folder of plain files, then a glob of compressed ones, where the format has not its own compression."""
+    dump = tmp_path / "dump"
+    dump.mkdir()
+    DUMPS[source](dump)
+    for number, metadata in enumerate((str(dump), f"{dump}/*")):
+        arguments = ["ingest", "--root", str(tmp_path / f"root{number}"), "--source", source, "--metadata", metadata]
+        assert main(arguments) == 0
+        printed = capsys.readouterr()
+        assert json.loads(printed.out)["counts"] == {"bad_row": 1, "ok": 1}
+        assert f"ingest: {source}: 2 rows: 1 bad_row, 1 ok" in printed.err
+        (file,) = dump.iterdir()
+        if file.suffix not in (".gz", ".parquet"):
+            file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+            file.unlink()
+
+
+def test_what_was_adopted_is_not_ingested_over(tmp_path: Path) -> None:
+    root = Root(str(tmp_path / "root"))
+    root.write_bytes(b"", "adopted", "cc12m", "00000.parquet")
+    with pytest.raises(InputError, match="adopted/cc12m: was adopted; ingest under another --source"):
+        run(IngestConfig(root=root.url, source="cc12m", metadata=str(cc12m_dump(tmp_path, 2))))
 
 
 def test_a_table_from_the_command_line_with_its_columns_told(

@@ -260,4 +260,6 @@ def test_shards_that_img2dataset_finished_are_taken_as_they_are(common: Both, tm
         rows = table.filter(pa.compute.equal(table["reason"], "ok"))
         images = read_images(root, rows)
         assert images == [members[f"{key}.jpg"] for key in rows["key"].to_pylist()]
+    # Under other settings they are left alone too: their pictures may be gone from the web.
+    assert download.plan(config.model_copy(update={"image_size": 32}))["shards"] == []
     assert download.run(config)["shards_skipped"] == len(root.shards("shards"))

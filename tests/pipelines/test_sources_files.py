@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from filters.errors import ConfigError, InputError, SchemaError
 from pipelines.sources import SOURCES
 from pipelines.sources import files as dump_files
 from pipelines.sources import rows as raw_tables
-from pipelines.sources.files import find_files
+from pipelines.sources.files import chosen_files, find_files, plain_name
 from tests.pipelines.source_dumps import (
     WIT_HEADER,
     annotation,
@@ -66,6 +67,37 @@ def test_fsspec_urls_and_equal_names_in_two_folders(tmp_path: Path) -> None:
         ("a/cc12m.tsv", "in a"),
         ("b/cc12m.tsv", "in b"),
     ]
+
+
+def test_files_in_an_archive_are_found_and_named_without_it(tmp_path: Path) -> None:
+    """RedCaps is published as a ZIP."""
+    archive = tmp_path / "redcaps.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for name in ("b_2016", "a_2016"):
+            file.writestr(f"annotations/{name}.json", json.dumps([{**annotation(1), "image_id": name}]))
+    for metadata in (f"zip://annotations/*.json::{archive}", f"zip://::{archive}"):
+        found = rows("redcaps", *chosen_files(metadata, SOURCES["redcaps"].patterns))
+        assert [(row["file"], row["native_id"]) for row in found] == [
+            ("a_2016.json", "a_2016"),
+            ("b_2016.json", "b_2016"),
+        ]
+    copy = archive.rename(tmp_path / "copy.zip")
+    archive.write_bytes(copy.read_bytes())
+    both = chosen_files([f"zip://*/a*::{tmp_path}/{name}.zip" for name in ("redcaps", "copy")], ())
+    assert len({row["file"] for row in rows("redcaps", *both)}) == 2
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("/data/a?.tsv.gz", "/data/a?.tsv.gz"),
+        ("https://host.test/a.tsv.gz?download=1", "https://host.test/a.tsv.gz"),
+        ("zip://a.tsv.gz::https://host.test/b.zip?x", "zip://a.tsv.gz"),
+        ("simplecache::s3://bucket/a.tsv.gz", "s3://bucket/a.tsv.gz"),
+    ],
+)
+def test_the_name_of_a_file_tells_how_it_is_packed(file: str, name: str) -> None:
+    assert plain_name(file) == name
 
 
 def test_small_blocks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,12 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from filters.errors import ConfigError, InputError, SchemaError
+from pipelines import download, index
 from pipelines.identity import identified
 from pipelines.ingest import IngestConfig, run
 from pipelines.sources import SOURCES, table
 from pipelines.sources.datacomp import DIMS, MODELS, sidecars
+from pipelines.store.catalog import connect
 from pipelines.store.root import Root
 from pipelines.store.schema import features
+from tests.pipelines.chain import picture_server
 from tests.pipelines.source_dumps import NOTHING, captions, laion_dump, rows
 
 SHA, MD5 = "ab" * 32, "cd" * 16
@@ -240,13 +243,15 @@ def uid(number: int) -> str:
     return f"{number * 7919:032x}"
 
 
-def datacomp_dump(folder: Path, count: int, name: str = "00000000", vectors: bool = True) -> dict[str, Any]:
+def datacomp_dump(
+    folder: Path, count: int, name: str = "00000000", vectors: bool = True, host: str = "http://a/{name}"
+) -> dict[str, Any]:
     """A metadata file of `count` rows and its side file; the embeddings."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(count)
     metadata = {
         "uid": [uid(n) for n in range(count)],
-        "url": [f"http://a/{name}/{n}.jpg" for n in range(count)],
+        "url": [f"{host.format(name=name)}/{n}.jpg" for n in range(count)],
         "text": [f"picture {n}" for n in range(count)],
         "original_width": pa.array([640] * count, pa.int64()),
         "original_height": pa.array([480] * count, pa.int64()),
@@ -324,6 +329,49 @@ def test_embeddings_follow_their_rows_into_feature_sidecars(tmp_path: Path, pack
                 kept = row["file"] == "00000000.parquet"
                 expected = [arrays[key][row["line"]].tolist() if kept else None for key in (model.image, model.text)]
                 assert [made["image_embedding"], made["text_embedding"]] == expected
+
+
+def test_side_files_that_come_later_are_read_and_old_sidecars_go(tmp_path: Path) -> None:
+    arrays = datacomp_dump(tmp_path / "dump", 30, vectors=False)
+    config = IngestConfig(
+        root=str(tmp_path / "root"), source="datacomp", metadata=str(tmp_path / "dump"), samples_per_shard=10
+    )
+    root = Root(config.root)
+    run(config)
+    np.savez(tmp_path / "dump" / "00000000.npz", **arrays)
+    assert run(config)["shards_done"] == 3
+    assert (
+        root.read_table("features", MODELS[0].folder, "datacomp", "00000.parquet")["image_embedding"].null_count == 0
+    )
+    assert run(config)["shards_skipped"] == 3
+    root.remove("features", MODELS[1].folder, "datacomp", "00001.parquet")
+    assert run(config)["shards_done"] == 3
+    assert run(config.model_copy(update={"samples_per_shard": 20}))["shards_done"] == 2
+    for model in MODELS:
+        assert root.names("features", model.folder, "datacomp") == ["00000.parquet", "00001.parquet"]
+
+
+def test_scores_of_the_dump_are_those_of_retried_rows_too(tmp_path: Path) -> None:
+    datacomp_dump(tmp_path, 12, host="http://pictures.test")
+    root = Root(str(tmp_path / "root"))
+    run(IngestConfig(root=root.url, source="datacomp", metadata=f"{tmp_path}/*.parquet", samples_per_shard=5))
+    with picture_server({f"/{n}.jpg": [(503, {}, b"")] for n in range(4)}) as server:
+        fetch = {"resolve": server.resolve, "retries": 0, "limit": {"rate": None}}
+        fields = {"root": root.url, "local": True, "max_failed_fraction": 1.0, "verify_hash": False, "fetch": fetch}
+        config = download.DownloadConfig.model_validate(fields)
+        download.run(config)
+        server.faults.clear()
+        download.run(config.model_copy(update={"retry": ["http_5xx"]}))
+    with pytest.raises(ConfigError, match="choose one, such as --features datacomp-b32"):
+        index.run(index.IndexConfig(root=root.url))
+    for model in MODELS:
+        assert index.run(index.IndexConfig(root=root.url, features=model.folder))["counts"] == {"success": 12}
+        with connect(root) as con:
+            query = "SELECT uid, clip_score, scores_declared[?], attempt FROM samples ORDER BY uid"
+            found = con.execute(query, [model.score]).fetchall()
+        assert [row[0] for row in found] == [uid(n) for n in range(12)]
+        assert [row[1] for row in found] == pytest.approx([row[2] for row in found])
+        assert [row[3] for row in found] == [1] * 4 + [0] * 8
 
 
 def test_side_files_of_other_rows_are_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
+import psutil
 import pytest
 
 from pipelines.web.config import FetchConfig, HostLimit
@@ -68,7 +69,7 @@ ANSWERS: dict[str, list[Reply]] = {
     "/8": redirect("/8"),
     "/9": [(403, {}, b"")],
     "/10": [(304, {}, b"")],
-    "/11": [(204, {}, b"")],
+    "/11": [(203, {}, b"changed on its way")],
     "/12": redirect("ftp://a.test/1.png"),
     "/13": redirect("http://[::1"),
     "/14": redirect("/6"),
@@ -77,7 +78,7 @@ ANSWERS: dict[str, list[Reply]] = {
 }
 REASONS = {
     0: "http_404", 1: "http_410", 2: "ok", 3: "http_5xx", 4: "ok", 5: "http_429", 6: "opt_out", 7: "ok",
-    8: "redirects", 9: "http_4xx", 10: "http_4xx", 11: "http_4xx", 12: "bad_url", 13: "redirects", 14: "opt_out",
+    8: "redirects", 9: "http_4xx", 10: "http_4xx", 11: "ok", 12: "bad_url", 13: "redirects", 14: "opt_out",
     15: "redirects", 16: "placeholder",
 }  # fmt: skip
 
@@ -207,6 +208,12 @@ def test_the_deadline_counts_all_requests_of_a_url_and_no_waiting() -> None:
         assert reasons(urls_of(*range(10, 15)), config) == ["ok"] * 5
 
 
+def test_the_deadline_counts_the_retries_of_a_url() -> None:
+    with logged_server({"/1": [(503, {}, b"")]}, delay=0.2) as log:
+        assert reasons(urls_of(1), settings(log, deadline=0.7, retries=50, backoff=0.0))[0] in ("http_5xx", "timeout")
+        assert 2 <= len(log.seen) <= 4
+
+
 def test_retries_wait_longer_each_time_and_alike_in_every_run() -> None:
     with logged_server({"/1": [(503, {}, b"")]}) as log:
         config = settings(log, backoff=0.1)
@@ -259,6 +266,29 @@ def test_cookies_do_not_travel_and_connections_do() -> None:
     assert seen == ["ok"] * 40
     assert log.connections == 2
     assert log.cookies == {None}
+
+
+def test_a_slot_has_one_connection_however_many_ports_its_host_has() -> None:
+    """As after a redirect from http to https of the same host, and with a dot at the end of its name."""
+    most: list[int] = []
+
+    async def take(index: int, result: Fetched) -> None:
+        assert result.reason == "ok"
+        open_now = [
+            to for to in psutil.Process().net_connections("tcp") if to.raddr and to.raddr.port == log.port
+        ]  # fmt: skip
+        most.append(sum(to.status == psutil.CONN_ESTABLISHED for to in open_now))
+
+    async def run(config: FetchConfig) -> None:
+        fetcher = Fetcher(config, local_limits(config))
+        hosts = ("a.test", "a.test:81", "a.test.", "a.test:82")
+        await fetcher.fetch_all([f"http://{hosts[n % 4]}/{n}" for n in range(12)], take)
+        await fetcher.close()
+
+    with logged_server() as log:
+        asyncio.run(run(settings(log, limit=HostLimit(concurrency=1, rate=None))))
+    assert max(most) == 1
+    assert len(most) == 12
 
 
 def test_a_pause_in_taking_does_not_stop_the_network_until_too_much_is_held() -> None:

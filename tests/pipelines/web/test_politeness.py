@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from itertools import pairwise
 from typing import Any
 
@@ -118,6 +120,33 @@ def test_retry_after_is_kept_by_every_worker() -> None:
     assert during == []
     assert log.times("a.test", "/x3.jpg")[1] >= refused + 2
     assert min(log.times("b.test")) < refused + 2
+
+
+def test_retry_after_may_be_a_date() -> None:
+    """Dates have whole seconds, so that the one in three seconds is at least two away."""
+    until = time.time() + 3
+    busy = {"Retry-After": format_datetime(datetime.fromtimestamp(until, UTC), usegmt=True)}
+    with logged_server({"/1.jpg": [(503, busy, b""), (200, {}, b"picture")]}) as log:
+        config = settings(log, concurrency=1)
+        results = run_workers(config, local_limits(config), [urls_of("a.test", 4)])[0]
+        ahead = time.time() - time.monotonic()
+    assert {result.reason for result in results} == {"ok"}
+    refused = log.times("a.test", "/1.jpg")[0]
+    assert not [at for at in log.times("a.test") if refused < at < int(until) - ahead - 0.1]
+    assert len(log.times("a.test", "/1.jpg")) == 2
+
+
+def test_retry_after_that_is_too_long_ends_what_waits_for_every_worker() -> None:
+    """Whoever has rows of the host left, not only who was refused, gives them back at once."""
+    with logged_server({"/x1.jpg": [(503, {"Retry-After": "3600"}, b"")]}) as log:
+        config = settings(log, concurrency=1)
+        began = time.monotonic()
+        work = [urls_of("a.test", 4, "x"), urls_of("a.test", 400, "y") + urls_of("b.test", 2)]
+        x, y = run_workers(config, Far(config), work)
+        assert time.monotonic() - began < config.shard_deadline / 10
+    assert [result.reason for result in x] == ["ok", "http_5xx", "host_budget", "host_budget"]
+    assert y[399].reason == "host_budget"
+    assert [result.reason for result in y[400:]] == ["ok", "ok"]
 
 
 def test_retry_after_that_is_too_long_ends_what_waits() -> None:

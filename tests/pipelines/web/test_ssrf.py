@@ -178,6 +178,6 @@ def test_with_a_proxy_addresses_and_local_names_are_refused_before_it_is_asked()
         results = fetch([f"http://{host}/1.png" for host in PRIVATE_HOSTS], proxy=proxy)
         assert {result.reason for result in results} == {"private_address"}
         assert server.seen == []
-        server.faults["http://pictures.example/1.png"] = [(200, {}, b"picture")]
+        server.faults["/1.png"] = [(200, {}, b"picture")]
         (passed,) = fetch(["http://pictures.example/1.png"], proxy=proxy)
     assert (passed.reason, passed.body) == ("ok", b"picture")
