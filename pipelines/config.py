@@ -8,10 +8,11 @@ import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from filters.errors import ConfigError
 
@@ -52,11 +53,40 @@ def add_flags(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, then stop")
     for name, field in model.model_fields.items():
         flag = "--" + name.replace("_", "-")
-        default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)!r}"
-        text = f"{field.description or ''} ({default})".replace("%", "%%")
+        text = f"{field.description or ''} ({_default(field)})".replace("%", "%%")
         is_switch = field.annotation is bool
         extra: dict[str, Any] = {"nargs": "?", "const": "true"} if is_switch else {}
         parser.add_argument(flag, dest=f"field_{name}", metavar=_metavar(field.annotation), help=text, **extra)
+    nested = [
+        line
+        for name, field in model.model_fields.items()
+        if _is_model(field.annotation)
+        for line in _nested(name, field.annotation)
+    ]
+    if nested:
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+        parser.epilog = "\n".join(["nested fields, for --set and --config:", *nested])
+
+
+def _nested(prefix: str, model: type[BaseModel]) -> list[str]:
+    """A line for each field of a model that is itself a field, and for theirs."""
+    lines = []
+    for name, field in model.model_fields.items():
+        lines.append(f"  {prefix}.{name}: {field.description or ''} ({_default(field)})")
+        if _is_model(field.annotation):
+            lines += _nested(f"{prefix}.{name}", field.annotation)
+    return lines
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    return "see below" if isinstance(value, BaseModel) else f"default {value!r}"
+
+
+def _is_model(annotation: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def parse_flags(arguments: argparse.Namespace, model: type[BaseModel]) -> list[tuple[str, Any]]:
@@ -84,12 +114,19 @@ def _metavar(annotation: Any) -> str:
 
 
 def _text(text: str, annotation: Any) -> Any:
-    """A flag's value: as typed where the field takes text (a list in brackets and `null` where it takes them too),
-    else as YAML."""
-    kinds = {typing.get_origin(kind) or kind for kind in typing.get_args(annotation)} or {annotation}
-    is_list = list in kinds and text.startswith("[")
-    is_none = types.NoneType in kinds and text == "null"
-    return text if str in kinds and not is_list and not is_none else _scalar(text)
+    """A flag's value: as typed where the field takes text (`null` and a list in brackets where it takes them too), a
+    list of texts also with commas and no brackets, everything else as YAML."""
+    is_union = isinstance(annotation, types.UnionType)
+    kinds = {typing.get_origin(kind) or kind: kind for kind in typing.get_args(annotation)} if is_union else {}
+    kinds = kinds or {typing.get_origin(annotation) or annotation: annotation}
+    texts = next((kind for origin, kind in kinds.items() if origin in (list, tuple)), None)
+    if (text.startswith("[") and texts is not None) or (text == "null" and types.NoneType in kinds):
+        return _scalar(text)
+    if str in kinds:
+        return text
+    if typing.get_args(texts) in ((str,), (str, ...)):
+        return [part.strip() for part in text.split(",")]
+    return _scalar(text)
 
 
 def _scalar(text: str) -> Any:

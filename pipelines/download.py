@@ -29,7 +29,7 @@ from pipelines.engine import map_shards, record, start_ray
 from pipelines.failures import Failures
 from pipelines.foreign import is_foreign, take_over
 from pipelines.job import Account, job_main, say
-from pipelines.retry import check_reasons, failed_rows, plan_retry
+from pipelines.retry import check_reasons, downloaded, failed_rows, plan_retry
 from pipelines.sandbox import Crashed, Sandbox
 from pipelines.slices import Slice, all_slices, slices_of
 from pipelines.store.fingerprint import KEY, SAMPLES_PER_SHARD, fingerprint
@@ -46,10 +46,11 @@ from pipelines.web.selftest import check
 class DownloadConfig(JobConfig):
     """What to fetch, and how the pictures are stored."""
 
-    sources: list[str] = Field([], description="sources to download; all that were ingested if empty")
+    sources: list[str] = Field([], description="list of sources to download; all if empty")
     retry: list[str] = Field(
         [], description="fetch only rows that failed for these reasons, such as timeout,http_429, into new shards"
     )
+    overwrite: bool = Field(False, description="make shards anew that were made with other settings or rows")
     image_size: int = Field(256, ge=1, description="size of a stored picture in pixels; never enlarged")
     resize_mode: ResizeMode = Field("keep_ratio_largest", description="img2dataset's way to reach the size")
     encode_format: Literal["jpg", "webp", "png"] = Field("jpg", description="format of the stored picture")
@@ -67,7 +68,7 @@ class DownloadConfig(JobConfig):
     processes: int = Field(2, ge=1, description="processes a worker that decode and encode")
     cpus: float = Field(1.0, gt=0, description="CPUs a worker")
     lanes: int = Field(4, ge=1, description="shards a worker has under way at once, since the last few URLs are slow")
-    fetch: FetchConfig = Field(FetchConfig(), description="how to fetch")
+    fetch: FetchConfig = Field(FetchConfig(), description="how to fetch: fetch.contact, fetch.limit.rate and so on")
 
     @field_validator("retry", mode="before")
     @classmethod
@@ -83,7 +84,7 @@ class DownloadConfig(JobConfig):
 def run(config: DownloadConfig) -> dict[str, Any]:
     """Download every ingested row into shards; shards that are there already are left alone."""
     root, account, failures = Root(config.root), Account("download"), Failures()
-    slices = _retries(root, config) if config.retry else all_slices(root, config.sources)
+    slices = _retries(root, config) if config.retry else _slices(root, config)
     todo = _todo(root, slices, config)
     account.shards_skipped = len(slices) - len(todo)
     say(f"download: {len(todo)} shards to do, {account.shards_skipped} done before")
@@ -112,7 +113,7 @@ def plan(config: DownloadConfig) -> dict[str, Any]:
     """Which shards a download would make, or how many rows of each source a retry would try again."""
     root = Root(config.root)
     if not config.retry:
-        return {"shards": [str(piece) for piece in _todo(root, all_slices(root, config.sources), config)]}
+        return {"shards": [str(piece) for piece in _todo(root, _slices(root, config), config)]}
     sources = _retried_sources(root, config)
     return {
         "shards": [str(piece) for source in sources for piece in _unfinished(root, source, config)],
@@ -120,9 +121,18 @@ def plan(config: DownloadConfig) -> dict[str, Any]:
     }
 
 
+def _slices(root: Root, config: DownloadConfig) -> list[Slice]:
+    slices = all_slices(root, config.sources)
+    if not config.overwrite:
+        _check_settings(root, slices, config)
+    return slices
+
+
 def _retries(root: Root, config: DownloadConfig) -> list[Slice]:
     """The slices of the retry to do: the one that was not finished, if there is one, else a new one."""
     sources = _retried_sources(root, config)
+    for source in sources:
+        _check_settings(root, slices_of(root, source), config)
     left = [piece for source in sources for piece in _unfinished(root, source, config)]
     if left:
         say(f"download: {len(left)} shards of an earlier retry come first; run the command again for another")
@@ -130,32 +140,30 @@ def _retries(root: Root, config: DownloadConfig) -> list[Slice]:
     return [piece for source in sources for piece in plan_retry(root, source, config.retry)]
 
 
-def _retried_sources(root: Root, config: DownloadConfig) -> list[str]:
+def _retried_sources(root: Root, config: DownloadConfig) -> Sequence[str]:
     """The sources whose rows may be tried again, adopted ones too."""
     check_reasons(config.retry)
-    there = root.names("shards")
-    missing = sorted(set(config.sources) - set(there))
-    if missing or not there:
-        raise InputError(f"{root.url}/shards: nothing downloaded for {', '.join(missing) or 'any source'}")
-    return config.sources or there
+    return downloaded(root, config.sources)
 
 
 def _unfinished(root: Root, source: str, config: DownloadConfig) -> list[Slice]:
     """The slices of a source's retries that are not shards yet."""
-    slices = slices_of(root, source)
-    _check_settings(root, slices, config)
-    return _todo(root, [piece for piece in slices if piece.folder == "retries"], config)
+    return _todo(root, [piece for piece in slices_of(root, source) if piece.folder == "retries"], config)
 
 
 def _check_settings(root: Root, slices: Iterable[Slice], config: DownloadConfig) -> None:
-    """InputError where a source's shards were made with other settings: two kinds of shards would stand together."""
-    for piece in slices:
-        found = root.parquet_metadata("shards", piece.shard.source, f"{piece.shard.number}.parquet").get(KEY)
-        if found is not None and found not in _marks(root, piece, config):
-            raise InputError(
-                f"{root.url}/shards/{piece}: was made with other settings; give the same ones with --retry, or run "
-                "`headwater download` without it first"
-            )
+    """InputError where shards were made of other rows or with other settings: made anew, they would lose every
+    picture that has gone from the web since."""
+    other = [piece for piece in slices if _found(root, piece) not in (None, *_marks(root, piece, config))]
+    if other:
+        raise InputError(
+            f"{root.url}/shards/{other[0]}: was made with other settings or from other rows ({len(other)} such "
+            "shards); give the same settings, choose another --root, or make them anew with --overwrite"
+        )
+
+
+def _found(root: Root, piece: Slice) -> str | None:
+    return root.parquet_metadata("shards", piece.shard.source, f"{piece.shard.number}.parquet").get(KEY)
 
 
 def _self_test(root: Root, todo: Sequence[Slice], config: DownloadConfig) -> None:
@@ -190,9 +198,8 @@ class _Worker:
 
     def __init__(self, root: Root, config: DownloadConfig, limits: Limits | None) -> None:
         self.root, self.config, self.recipe = root, config, config.recipe()
-        self.limits = limits or local_limits(config.fetch)
+        self.fetcher = Fetcher(config.fetch, limits or local_limits(config.fetch))
         self.sandbox: Sandbox[Stored] = Sandbox(store, config.processes)
-        self.idle: list[Fetcher] = []
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
@@ -229,8 +236,7 @@ class _Worker:
         for task in under_way:
             task.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
-        for fetcher in self.idle:
-            await fetcher.close()
+        await self.fetcher.close()
 
     async def _fill(self, samples: list[Sample]) -> None:
         """Fetch all samples, and turn each body into a picture in another process while others are on their way."""
@@ -238,11 +244,7 @@ class _Worker:
         async def take(index: int, fetched: Fetched) -> None:
             await self._take(samples[index], fetched)
 
-        fetcher = self.idle.pop() if self.idle else Fetcher(self.config.fetch, self.limits)
-        try:
-            await fetcher.fetch_all([sample.row["url"] for sample in samples], take)
-        finally:
-            self.idle.append(fetcher)
+        await self.fetcher.fetch_all([sample.row["url"].strip() for sample in samples], take)
 
     async def _take(self, sample: Sample, fetched: Fetched) -> None:
         """Fill a sample from what was fetched: the picture, its facts, or the reason why there is none."""

@@ -1,7 +1,7 @@
-"""Running one function over many shards, on Ray Data or in this process. Every Ray call of the project is here.
+"""Running one function over many shards, on Ray Data or in this process. Ray is called here and in `web.cluster`.
 
 A shard is the unit of work, of retry and of blame. A worker catches what goes wrong in its shard and reports it; one
-that dies is started again and its shard is tried again, and a shard that keeps killing its workers is named.
+that dies is started again and its shards are tried again, and a shard that keeps killing its workers is named.
 """
 
 from __future__ import annotations
@@ -17,28 +17,15 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-import pyarrow as pa
-
-from filters.errors import ConfigError, HeadwaterError, ShardError
+from filters.errors import ConfigError, HeadwaterError
 from pipelines.job import Account, say
-from pipelines.store.fingerprint import KEY, fingerprint
-from pipelines.store.root import Root, ShardId
 
-Signal = Callable[[pa.Table], pa.Table]
 Work = Callable[[Any], dict[str, Any]]
 
 # A worker may die for a reason of its own (its node went away), so what it left is tried again as often as this.
 _RETRIES = 3
-
-
-class Loader(Protocol):
-    """Reads the table that a stage's signal gets for one shard."""
-
-    def __call__(self, root: Root, shard: ShardId) -> pa.Table:
-        """The table of one shard."""
-        ...
 
 
 def start_ray(address: str | None = None, cpus: int | None = None) -> None:
@@ -48,6 +35,8 @@ def start_ray(address: str | None = None, cpus: int | None = None) -> None:
     os.environ.setdefault("RAY_DATA_LOG_LEVEL", "CRITICAL")
     # Else each pool of workers that may be started again prints an error about what could then happen.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # And traces of its own statistics, when those of a finished dataset come late.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     address = address or os.environ.get("RAY_ADDRESS")
     if address is None:
         # The only switch by which Ray 2.60 keeps a one-machine cluster on loopback; it is read at import.
@@ -155,6 +144,11 @@ def _map_here(items: Sequence[Any], make: Callable[[], Work], lanes: int) -> Ite
     work = make()
     pool = ThreadPoolExecutor(lanes)
     try:
+        if lanes == 1:
+            # In the thread that a signal interrupts: an item may take hours.
+            for item in items:
+                yield item, _guarded(work, item)
+            return
         under_way = {pool.submit(_guarded, work, item): item for item in items}
         for future in as_completed(under_way):
             yield under_way[future], future.result()
@@ -163,25 +157,6 @@ def _map_here(items: Sequence[Any], make: Callable[[], Work], lanes: int) -> Ite
         pool.shutdown(wait=False, cancel_futures=True)
         getattr(work, "close", lambda: None)()
         pool.shutdown()
-
-
-def run_stage(
-    shards: Sequence[ShardId],
-    make: Callable[[], Signal],
-    out: Sidecar,
-    *,
-    cpus: float = 1.0,
-    gpus: float = 0.0,
-    local: bool = False,
-) -> Account:
-    """Write one sidecar a shard: load its table, apply the signal, publish; shards already done are skipped."""
-    account = Account(out.job)
-    todo = [shard for shard in shards if not out.is_done(shard)]
-    account.shards_skipped = len(shards) - len(todo)
-    say(f"{out.job}: {len(todo)} shards to do, {account.shards_skipped} done before")
-    for shard, result in map_shards(todo, _SidecarWork(make, out), cpus=cpus, gpus=gpus, local=local):
-        record(account, shard, result, len(todo))
-    return account
 
 
 def record(account: Account, item: object, result: dict[str, Any], total: int) -> None:
@@ -193,48 +168,6 @@ def record(account: Account, item: object, result: dict[str, Any], total: int) -
     account.shards_done += 1
     account.add(result["rows"], result["counts"])
     say(f"{account.job}: {account.shards_done}/{total} {item}: {result['rows']} rows")
-
-
-class Sidecar:
-    """Where a stage puts its table for a shard, what it reads, and how a finished one is recognised."""
-
-    def __init__(self, job: str, root: Root, folder: Sequence[str], stage: str, load: Loader) -> None:
-        self.job, self.root, self.folder, self.stage, self.load = job, root, tuple(folder), stage, load
-
-    def mark(self, shard: ShardId) -> str:
-        """Fingerprint of one sidecar: the stage's settings and the shard it was made from."""
-        made_from = self.root.parquet_metadata("shards", shard.source, f"{shard.number}.parquet").get(KEY)
-        return fingerprint(self.stage, made_from)
-
-    def is_done(self, shard: ShardId) -> bool:
-        """Whether the sidecar is there and made from the shard as it is now."""
-        metadata = self.root.parquet_metadata(*self.folder, shard.source, f"{shard.number}.parquet")
-        return metadata.get(KEY) == self.mark(shard)
-
-    def write(self, shard: ShardId, table: pa.Table) -> None:
-        """Publish the sidecar of one shard."""
-        name = f"{shard.number}.parquet"
-        self.root.write_table(table, *self.folder, shard.source, name, metadata={KEY: self.mark(shard)})
-
-
-class _SidecarWork:
-    """Picklable: makes the function that does one shard of a sidecar stage."""
-
-    def __init__(self, make: Callable[[], Signal], out: Sidecar) -> None:
-        self.make, self.out = make, out
-
-    def __call__(self) -> Work:
-        apply = self.make()
-
-        def work(shard: ShardId) -> dict[str, Any]:
-            table = self.out.load(self.out.root, shard)
-            result = apply(table)
-            if result.num_rows != table.num_rows:
-                raise ShardError(f"{shard}: {result.num_rows} rows out for {table.num_rows} in; this is a defect")
-            self.out.write(shard, result)
-            return {"rows": table.num_rows, "counts": {"done": result.num_rows}}
-
-        return work
 
 
 def _guarded(work: Work, item: Any) -> dict[str, Any]:

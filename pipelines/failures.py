@@ -14,16 +14,16 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from filters.errors import HeadwaterError, InputError
+from filters.errors import HeadwaterError
 from pipelines.job import say
-from pipelines.retry import latest_attempts
+from pipelines.retry import downloaded, latest_attempts
 from pipelines.store.root import Root
 from pipelines.store.schema import REASONS
 
 # Hosts and error texts that are carried from a shard, and shown of a reason.
 _CARRIED, _SHOWN = 50, 3
 
-_ANEW = "(the shards are then made anew)"
+_ANEW = "with --overwrite (the shards are then made anew)"
 # What to try about each reason that a download can find; empty where nothing is to be done about it.
 HINTS: dict[str, str] = {
     "http_404": "",
@@ -139,12 +139,8 @@ def _host(url: str | None) -> str:
 
 def of_root(root: Root, sources: Sequence[str]) -> Failures:
     """The failures of all or of the named sources, each row by its latest attempt; InputError for an unknown one."""
-    there = root.names("shards")
-    missing = sorted(set(sources) - set(there))
-    if missing or not there:
-        raise InputError(f"{root.url}/shards: nothing downloaded for {', '.join(missing) or 'any source'}")
     failures = Failures()
-    for source in sources or there:
+    for source in downloaded(root, sources):
         for table in latest_attempts(root, source, ["reason", "url", "error_message"]):
             failures.count(table.to_pylist())
     return failures

@@ -51,7 +51,7 @@ class IngestConfig(JobConfig):
         description="folder of the source's dump, one of its files or a glob of them, local or an fsspec URL; or a "
         "list of such"
     )
-    table: Columns = Field(Columns(), description="which columns a table has, for the reader table")
+    table: Columns = Field(Columns(), description="columns of the reader table: table.url, table.captions and so on")
     hashes: str | None = Field(
         None,
         description="file (or glob) of addresses and their SHA-256 or MD5, as CC12M's cc_hashes/cc12m.tsv.gz; held "
@@ -59,10 +59,10 @@ class IngestConfig(JobConfig):
     )
     recipe: str | None = Field(None, description="caption recipe; the reader's default if not given")
     allowed_nsfw: list[str] | None = Field(
-        None, description="declared NSFW tags to keep, [] for all; the reader's own rule if not given"
+        None, description="list of declared NSFW tags to keep, [] for all; the reader's own rule if not given"
     )
     allowed_languages: list[str] | None = Field(
-        None, description="declared languages to keep, [] for all; the reader's own rule if not given"
+        None, description="list of declared languages to keep, [] for all; the reader's own rule if not given"
     )
     caption_blocklist: list[Annotated[str, StringConstraints(min_length=1)]] = Field(
         [], description="rows whose caption holds one of these texts, in capitals or not, are skipped"
@@ -100,6 +100,8 @@ def run(config: IngestConfig) -> dict[str, Any]:
     limit = min((config.memory << 20) // 4, 1 << 30)
     with Shuffle(source.name, salt("ingest", config.seed), limit=limit, scratch=config.scratch) as shuffle:
         rows = _fill(shuffle, source, files, Hashes(listed) if listed else None)
+        if not rows:
+            raise InputError(f"{config.metadata}: holds no records; is it the whole dump?")
         account.shards_done = _shards(config, rows)
         written = {
             _publish(root, config, source, mark, number, part, account)
@@ -112,6 +114,9 @@ def run(config: IngestConfig) -> dict[str, Any]:
     account.rows_in = rows
     account.check(config.max_failed_fraction)
     say(f"ingest: {source.name}: {rows:,} rows: {account.text()}")
+    if not account.counts.get("ok"):
+        reader = config.reader or config.source
+        say(f"ingest: {source.name}: none of these rows can be downloaded; is the dump one for --reader {reader}?")
     return {**account.summary(), "source": source.name}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from filters.errors import ConfigError
+from filters.errors import ConfigError, InputError
 from pipelines.slices import Slice, retry_slices
 from pipelines.store.fingerprint import FIRST, INGEST, KEY, SAMPLES_PER_SHARD, fingerprint
 from pipelines.store.root import Root, ShardId
@@ -23,6 +23,15 @@ RETRYABLE = tuple(
     or (status not in (Status.SUCCESS, Status.SKIPPED) and reason not in ANSWERED)
 )  # fmt: skip
 _MIN_PER_SHARD = 1000
+
+
+def downloaded(root: Root, sources: Sequence[str]) -> Sequence[str]:
+    """The named sources, all that there are if none is named; InputError where there is nothing of one."""
+    there = root.names("shards")
+    missing = sorted(set(sources) - set(there))
+    if missing or not there:
+        raise InputError(f"{root.url}/shards: nothing downloaded for {', '.join(missing) or 'any source'}")
+    return sources or there
 
 
 def check_reasons(reasons: Sequence[str]) -> None:
@@ -68,10 +77,10 @@ def _clear(root: Root, source: str) -> None:
 
 
 def failed_rows(root: Root, source: str, reasons: Sequence[str]) -> Iterator[pa.Table]:
-    """For each shard its rows to be tried again, as tables of schema RETRY."""
+    """For each shard its rows to be tried again, as tables of schema RETRY; adopted rows may have no address."""
     wanted = pa.array(reasons, pa.string())
     for table in latest_attempts(root, source, SHARD.names):
-        rows = table.filter(pc.is_in(table["reason"], wanted))
+        rows = table.filter(pc.and_(pc.is_in(table["reason"], wanted), pc.is_valid(table["url"])))
         columns: dict[str, Any] = {name: rows[name] for name in rows.column_names}
         columns["reason"] = pa.array(["ok"] * rows.num_rows, pa.string())
         columns["attempt"] = pc.add(rows["attempt"], pa.scalar(1, pa.int32()))

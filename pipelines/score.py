@@ -17,8 +17,8 @@ from pydantic import Field
 
 from filters.errors import InputError
 from pipelines.config import JobConfig
-from pipelines.engine import Sidecar, Signal, run_stage
 from pipelines.job import job_main
+from pipelines.sidecars import Sidecar, Signal, run_stage
 from pipelines.store.fingerprint import fingerprint
 from pipelines.store.root import Root, ShardId
 from pipelines.store.schema import SCHEMA_VERSION, features

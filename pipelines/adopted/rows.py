@@ -184,8 +184,7 @@ def _text(value: Any) -> str | None:
 
 
 def _whole(value: Any) -> int | None:
-    is_size = isinstance(value, int | float) and math.isfinite(value) and 0 < value < 2**31
-    return int(value) if is_size else None
+    return int(value) if isinstance(value, int | float) and 0 < value < 2**31 else None
 
 
 def _digest(value: Any) -> str | None:
@@ -196,7 +195,7 @@ def _digest(value: Any) -> str | None:
 def _scores(record: Record) -> dict[str, float]:
     """The numbers that were recorded with the sample and are none of our columns: similarities and the like."""
     other = {name: value for name, value in record.items() if name not in _EMPTY}
-    found = _mapping(record.get("scores_declared")) | other
+    found = _mapping(record.get("scores_declared")) | _mapping(other)
     return {name: value for name, value in found.items() if isinstance(value, float) and math.isfinite(value)}
 
 
@@ -204,11 +203,11 @@ def _mapping(value: Any) -> dict[str, Any]:
     """A map column of ours as JSON (an object) or Arrow (a list of pairs) gives it; empty for anything else."""
     if isinstance(value, list) and all(isinstance(item, tuple) and len(item) == 2 for item in value):
         value = dict(value)
-    return {str(name): item for name, item in value.items()} if isinstance(value, Mapping) else {}
+    return {_text(name) or "": item for name, item in value.items()} if isinstance(value, Mapping) else {}
 
 
 def _boxes(value: Any) -> list[list[float]] | None:
     try:
         return [[float(side) for side in box] for box in value]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None

@@ -32,7 +32,7 @@ def chosen_files(metadata: str | Sequence[str], patterns: Sequence[str]) -> list
     fs, path = filesystem(metadata, "metadata")
     if fs.isfile(path):
         return [metadata]
-    if not glob.has_magic(path):
+    if not glob.has_magic(path) or fs.isdir(path):
         return find_files(metadata, patterns)
     files = [name for name in fs.glob(path) if fs.isfile(name)]
     if not files:
@@ -45,7 +45,9 @@ def chosen_files(metadata: str | Sequence[str], patterns: Sequence[str]) -> list
 def find_files(folder: Path | str, patterns: Sequence[str]) -> list[str]:
     """Files under `folder` that match one of the glob `patterns`, sorted; InputError when there are none."""
     fs, root = filesystem(str(folder), "metadata")
-    found = {name for pattern in patterns for name in fs.glob(f"{root.rstrip('/')}/{pattern}")}
+    found = {name for pattern in patterns for name in fs.glob(f"{glob.escape(root.rstrip('/'))}/{pattern}")}
+    if not found and not fs.exists(root):
+        raise InputError(f"{folder}: no such file or folder; check --metadata")
     if not found:
         raise InputError(f"{folder}: no metadata files here; expected one of {', '.join(patterns)}")
     return _addresses(fs, found, str(folder))

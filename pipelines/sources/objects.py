@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
@@ -75,13 +76,18 @@ def unicode_text(text: str) -> str:
 
 
 def json_text(value: Any) -> str:
-    """`value` as JSON that UTF-8 can hold."""
-    return unicode_text(json.dumps(value, ensure_ascii=False, default=str))
+    """`value` as JSON that UTF-8 can hold; empty where it is nested more deeply than Python can follow."""
+    try:
+        return unicode_text(json.dumps(value, ensure_ascii=False, default=str))
+    except RecursionError:
+        return ""
 
 
 @contextmanager
 def json_stream(file: str) -> Iterator[Any]:
     """`file` opened for a JSON parser; InputError, in one line, where it is not JSON."""
+    digits = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)  # at a number longer than Python's limit, ijson 3.6 ends the process
     try:
         with open_dump(file) as stream:
             yield stream
@@ -91,6 +97,8 @@ def json_stream(file: str) -> Iterator[Any]:
         text = detail.decode("utf-8", "backslashreplace") if isinstance(detail, bytes) else str(detail)
         what = (text.splitlines() or ["broken"])[0]
         raise InputError(f"{file}: not JSON ({what}); check the file or fetch it again") from error
+    finally:
+        sys.set_int_max_str_digits(digits)
 
 
 def _parsed_lines(file: str) -> Iterator[tuple[Any, str]]:
@@ -99,7 +107,7 @@ def _parsed_lines(file: str) -> Iterator[tuple[Any, str]]:
         text = ""
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
             text = line.rstrip("\r\n").encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

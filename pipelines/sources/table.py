@@ -227,7 +227,7 @@ def _boxes(column: pa.Array) -> pa.Array:
 def _parsed_boxes(text: str | None) -> list[list[float]] | None:
     try:
         return [[float(number) for number in box] for box in json.loads(text or "null")]
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return None
 
 

@@ -43,7 +43,9 @@ class FetchConfig(BaseModel):
     )
     retries: int = Field(2, ge=0, description="further tries after 429, 5xx or a broken connection")
     backoff: float = Field(0.5, ge=0, description="seconds before the first retry, doubled for each further one")
-    max_retry_after: float = Field(30.0, ge=0, description="seconds of Retry-After that are waited for at most")
+    max_retry_after: float = Field(
+        30.0, ge=0, description="longest Retry-After in seconds after which the same URL is tried again"
+    )
     max_redirects: int = Field(5, ge=0, description="redirects that are followed at most")
     max_bytes: int = Field(20_000_000, ge=1, description="largest body that is read")
     held_bytes: int = Field(

@@ -59,7 +59,8 @@ class _Job:
 class Fetcher:
     """Fetches URLs for one worker; addresses and rules live from one call to the next.
 
-    Belongs to one event loop, and runs one `fetch_all` at a time.
+    Belongs to one event loop. Several calls of `fetch_all` may go on at once, each with its own `concurrency` and
+    `held_bytes`.
     """
 
     def __init__(self, config: FetchConfig, limits: Limits) -> None:

@@ -126,6 +126,8 @@ def test_what_was_declared_is_kept() -> None:
         {"caption_raw": ["a"], "scores_declared": "x", "face_bboxes": [["left"]], "texts": [[1, 2], None, [[]]]},
         {"caption": ["a", "b"], "url": {"a": 1}, "uid": [1], "native_id": b"\xff", "original_width": "wide"},
         {"caption_raw": {"a": None}, "captions": "x", "sha256": 5, "exif": {"a": 1}, "similarity": float("inf")},
+        {"caption_raw": {"\ud800": "\udfff"}, "\ud800": 0.5, "scores_declared": {"\ud800": 0.5}, "key": "\ud800"},
+        {"face_bboxes": [[10**400]], "original_width": 10**400, "original_height": -(10**400), "url": 10**400},
     ],
 )
 def test_odd_records_are_rows_all_the_same(record: dict[str, Any]) -> None:

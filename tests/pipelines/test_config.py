@@ -9,9 +9,12 @@ import pytest
 
 from filters.errors import ConfigError
 from pipelines.build_mix import MixJobConfig
-from pipelines.config import add_flags, load_config, parse_flags
+from pipelines.config import JobConfig, add_flags, load_config, parse_flags
+from pipelines.dedupe import DedupeConfig
 from pipelines.download import DownloadConfig
+from pipelines.ingest import IngestConfig
 from pipelines.mixture import MixConfig
+from pipelines.train import TrainJobConfig
 
 GOOD = "name: even\ntotal: 10\nsources: [{source: yfcc}, {source: laion, weight: 2}]\n"
 
@@ -87,6 +90,25 @@ def test_text_flags_are_taken_as_typed(text: str, value: str | None) -> None:
     parser = argparse.ArgumentParser()
     add_flags(parser, MixConfig)
     assert parse_flags(parser.parse_args(["--where", text]), MixConfig) == [("where", value)]
+
+
+@pytest.mark.parametrize("text", ["[one, two]", "one,two", "one, two"])
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [(DownloadConfig, "sources"), (DownloadConfig, "retry"), (DownloadConfig, "placeholder_hashes"),
+     (TrainJobConfig, "mixtures"), (DedupeConfig, "priority"), (IngestConfig, "allowed_nsfw")],
+)  # fmt: skip
+def test_lists_of_texts_can_be_given_by_flag(model: type[JobConfig], name: str, text: str) -> None:
+    parser = argparse.ArgumentParser()
+    add_flags(parser, model)
+    flag = "--" + name.replace("_", "-")
+    assert parse_flags(parser.parse_args([flag, text]), model) == [(name, ["one", "two"])]
+
+
+def test_help_names_the_nested_fields() -> None:
+    parser = argparse.ArgumentParser()
+    add_flags(parser, DownloadConfig)
+    assert "fetch.limit.rate: requests a second" in parser.format_help()
 
 
 def test_a_wrong_name_override_is_found_before_any_work() -> None:

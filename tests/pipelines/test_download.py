@@ -225,7 +225,7 @@ def test_a_kill_between_tar_and_parquet_leaves_no_false_offsets(
     root = prepare(tmp_path)
     with picture_server() as server:
         download.run(settings(root, server))
-        smaller = settings(root, server).model_copy(update={"image_size": 16})
+        smaller = settings(root, server).model_copy(update={"image_size": 16, "overwrite": True})
         monkeypatch.setattr(Root, "write_json", killed)
         assert len(download.run(smaller.model_copy(update={"max_failed_fraction": 1.0}))["shards_failed"]) == 3
         assert root.shards("shards") == []
@@ -286,7 +286,7 @@ def test_hashes_that_the_dump_names_are_compared(tmp_path: Path) -> None:
         download.run(settings(root, server))
         reasons = {number: row["reason"] for number, row in rows_of(root).items()}
         assert reasons == {number: "hash_mismatch" if number in (3, 4) else "ok" for number in range(ROWS)}
-        download.run(settings(root, server).model_copy(update={"verify_hash": False}))
+        download.run(settings(root, server).model_copy(update={"verify_hash": False, "overwrite": True}))
         assert {row["reason"] for row in rows_of(root).values()} == {"ok"}
 
 
@@ -335,8 +335,10 @@ def test_what_is_stored_makes_shards_anew_and_how_fast_does_not(tmp_path: Path) 
             {"resize_mode": "center_crop"}, {"exact_decode": True}, {"min_image_size": 8}, {"max_aspect_ratio": 2.0},
             {"verify_hash": False}, {"fetch": config.fetch.model_copy(update={"opt_out": ()})},
         ):  # fmt: skip
-            assert len(download.plan(config.model_copy(update=changes))["shards"]) == 3
-        download.run(config.model_copy(update={"image_size": 32, "resize_mode": "center_crop"}))
+            with pytest.raises(InputError, match=r"made with other settings or from other rows \(3 such shards\)"):
+                download.run(config.model_copy(update=changes))
+            assert len(download.plan(config.model_copy(update={**changes, "overwrite": True}))["shards"]) == 3
+        download.run(config.model_copy(update={"image_size": 32, "resize_mode": "center_crop", "overwrite": True}))
     assert {(row["width"], row["height"]) for row in rows_of(root).values()} == {(32, 32)}
 
 
@@ -352,7 +354,8 @@ def test_large_jobs_test_dns_first(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with picture_server() as server:
         download.run(settings(root, server))
         assert asked == []
-        download.run(settings(root, server).model_copy(update={"self_test": ROWS, "image_size": 32}))
+        again = {"self_test": ROWS, "image_size": 32, "overwrite": True}
+        download.run(settings(root, server).model_copy(update=again))
     assert asked == ["pictures.test"]
     assert "download: DNS: is slow" in capsys.readouterr().err
 

@@ -216,6 +216,25 @@ def test_one_row_for_every_line_of_anything(
     assert len(rows("table", file)) == 1 + len(lines)
 
 
+HOSTILE = ["[" * 3000 + "]" * 3000, '{"url": ' + "[" * 3000 + "]" * 3000 + "}", "9" * 5000, '{"a": "\\ud800"}']
+
+
+@pytest.mark.parametrize("record", HOSTILE)
+def test_a_hostile_record_costs_no_other(tmp_path: Path, record: str) -> None:
+    good = '{"url": "http://a/1", "text": "x", "caption": "x", "face_bboxes": null}'
+    (tmp_path / "t.jsonl").write_text(f"{good}\n{record}\n{good}\n")
+    (tmp_path / "r.json").write_text(f"[{good}, {record}, {good}]")
+    for source, name in (("table", "t.jsonl"), ("redcaps", "r.json")):
+        assert [row["reason"] for row in rows(source, tmp_path / name)] == ["ok", "bad_row", "ok"]
+
+
+@pytest.mark.parametrize("boxes", ["[" * 100_000, f"[[{'9' * 400}]]", "[[null]]", "{"])
+def test_boxes_that_are_none_are_left_out(tmp_path: Path, boxes: str) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text(f'url,text,face_bboxes\nhttp://a/1,x,"{boxes}"\n')
+    assert rows("table", file)[0]["face_bboxes"] is None
+
+
 def test_tables_that_cannot_be_understood_are_one_line(tmp_path: Path) -> None:
     plain = write(tmp_path / "t.parquet")
     with pytest.raises(SchemaError, match=r"t\.parquet: no column link; it has id, url, text"):

@@ -6,6 +6,9 @@ import random
 from itertools import pairwise
 from typing import Any
 
+import pytest
+
+from pipelines.web import rules
 from pipelines.web.config import FetchConfig, HostLimit
 from pipelines.web.hosts import LEASE, SLACK, TURN, Answer, Ask, Ledger, Report
 from pipelines.web.texts import KEPT, KEPT_FAILURE, Text, Texts
@@ -200,3 +203,16 @@ def test_robots_files_are_bounded_and_failures_soon_tried_again() -> None:
     texts.put("down", Text("http_5xx"), now=0.0)
     assert texts.take("b", ["down"], now=KEPT_FAILURE - 1) == {"down": Text("http_5xx")}
     assert texts.take("b", ["down"], now=KEPT_FAILURE + 1) == {"down": None}
+
+
+def test_the_rules_that_a_worker_holds_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "HELD", 10_000)
+    book = rules.Rulebook("headwater/0.1")
+    for i in range(30):
+        # Each origin twice, as when a file is asked for anew.
+        for _ in range(2):
+            book.learn(f"http://{i}.test", Text("ok", "User-agent: *\nDisallow: /private\n" + "#" * 900))
+            assert book.of(f"http://{i}.test") is not None
+    known = [i for i in range(30) if book.of(f"http://{i}.test")]
+    assert known == list(range(known[0], 30))
+    assert 8 <= len(known) <= 10
