@@ -12,8 +12,8 @@ from pipelines.web.config import FetchConfig
 from pipelines.web.hosts import AHEAD, Answer, Ledger, Limits, Report
 
 NAMESPACE = "headwater"
-# Seconds between two exchanges of a worker: one call each, however many hosts it asks.
-TICK = 0.1
+# Seconds between two exchanges of a shard under way: one call each, a millisecond of CPU, for all its hosts.
+TICK = 0.25
 # A ledger that replaces a lost one first listens: workers tell what they hold, and starts given out before pass.
 QUIET = 2 * AHEAD
 # Times that a lost ledger is looked for before a worker gives up, and the seconds between them.
