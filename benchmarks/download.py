@@ -38,7 +38,7 @@ PROGRAMS = Path(sys.executable).parent
 SIZES = (256, 512)
 SHARDS = 6
 QUALITY = 95
-# Of 1 to 4 processes with 16 to 64 threads each, the fastest on two cores.
+# A process a core, each with threads enough that CPU time is what limits it.
 CORES = os.cpu_count() or 1
 PROCESSES, THREADS = CORES, 16
 GOALS = {
