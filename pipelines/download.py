@@ -35,7 +35,7 @@ from pipelines.slices import Slice, all_slices, slices_of
 from pipelines.store.fingerprint import KEY, SAMPLES_PER_SHARD, fingerprint
 from pipelines.store.root import Root
 from pipelines.store.schema import METADATA, REASONS, RETRY, SCHEMA_VERSION
-from pipelines.store.shards import Sample, is_written, key_of, write_shard
+from pipelines.store.shards import Sample, fail, is_written, key_of, write_shard
 from pipelines.web.cluster import cluster_limits
 from pipelines.web.config import FetchConfig
 from pipelines.web.fetch import Fetched, Fetcher
@@ -250,15 +250,15 @@ class _Worker:
         """Fill a sample from what was fetched: the picture, its facts, or the reason why there is none."""
         sample.redirected = fetched.redirected
         if fetched.reason != "ok":
-            _fail(sample, fetched.reason, fetched.message)
+            fail(sample.row, fetched.reason, fetched.message)
             return
         declared = sample.row["hash_declared"] if self.config.verify_hash else None
         try:
             stored = await self.sandbox.call(fetched.body, self.recipe, declared)
         except DecodeError as error:
-            _fail(sample, error.reason)
+            fail(sample.row, error.reason)
         except Crashed as error:
-            _fail(sample, "crash", f"{REASONS['crash'][1]}: {error}")
+            fail(sample.row, "crash", f"{REASONS['crash'][1]}: {error}")
         else:
             sample.image = stored.image
             sample.row.update({name: getattr(stored, name) for name in _FACTS})
@@ -283,10 +283,6 @@ def _samples(root: Root, piece: Slice) -> list[Sample]:
         )
         for i, row in enumerate(rows)
     ]
-
-
-def _fail(sample: Sample, reason: str, message: str | None = None) -> None:
-    sample.row.update(reason=reason, error_message=message or REASONS[reason][1])
 
 
 def _marks(root: Root, piece: Slice, config: DownloadConfig) -> tuple[str, str]:

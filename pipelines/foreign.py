@@ -13,8 +13,7 @@ from pipelines.adopted.tars import Member, samples
 from pipelines.sandbox import Crashed, Sandbox
 from pipelines.store.fingerprint import KEY
 from pipelines.store.root import Root, ShardId
-from pipelines.store.schema import REASONS
-from pipelines.store.shards import Places, Sample, write_rows
+from pipelines.store.shards import Places, Sample, fail, write_rows
 
 _THEIRS = frozenset({"key", "url", "status", "error_message"})
 _RECORDED = ("width", "height", "original_width", "original_height", "exif", "sha256")
@@ -73,18 +72,14 @@ def _fill(
     if failure:
         row.update(reason=failure[1], error_message=failure[2])
     elif record is None or picture is None:
-        _fail(row, "missing")
+        fail(row, "missing")
     else:
         row.update({name: record.get(name) for name in _RECORDED})
         try:
             seen = sandbox.call_sync(picture.data, max_pixels)
         except DecodeError as error:
-            _fail(row, error.reason)
+            fail(row, error.reason)
         except Crashed:
-            _fail(row, "crash")
+            fail(row, "crash")
         else:
             row.update(mime=seen.mime, phash=seen.phash, pixel_hash=seen.pixel_hash)
-
-
-def _fail(row: dict[str, Any], reason: str) -> None:
-    row.update(reason=reason, error_message=REASONS[reason][1])

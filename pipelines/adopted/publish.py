@@ -17,6 +17,7 @@ from pipelines.identity import uid_of
 from pipelines.store.fingerprint import KEY, fingerprint
 from pipelines.store.root import Root
 from pipelines.store.schema import REASONS, SHARD, status_of
+from pipelines.store.shards import stats, write_parquet
 
 _CHECKED_AT_ONCE = 64
 
@@ -49,10 +50,8 @@ def publish(root: Root, max_pixels: int, ready: Ready) -> dict[str, Any]:
     link(root, tar)
     verify(root, tar, staged)
     counts = Counter(table["status"].to_pylist())
-    root.write_json(_stats(table, counts), *place, f"{tar.shard.number}_stats.json")
-    own = {key.decode(): value.decode() for key, value in SHARD.arrow.metadata.items()}
-    marks = {KEY: ready.mark(metadata[KEY]), DAMAGE: metadata[DAMAGE]}
-    root.write_table(SHARD.conform(table), *place, name, metadata=own | marks)
+    root.write_json(stats(table, counts, {}), *place, f"{tar.shard.number}_stats.json")
+    write_parquet(root, tar.shard, table, {KEY: ready.mark(metadata[KEY]), DAMAGE: metadata[DAMAGE]})
     return {"rows": table.num_rows, "counts": dict(counts), "pictures": _pictures(table)}
 
 
@@ -108,14 +107,3 @@ def _pictures(table: pa.Table) -> dict[str, int]:
     there = table.filter(pc.or_(pc.is_valid(table["offset"]), pc.equal(table["reason"], "missing")))
     failed = pc.sum(pc.starts_with(there["status"], "failed")).as_py() or 0
     return {"usable": there.num_rows - failed, "failed": failed}
-
-
-def _stats(table: pa.Table, counts: Counter[str]) -> dict[str, Any]:
-    """img2dataset's `_stats.json`, without the times of a download that others made."""
-    errors = Counter(message for message in table["error_message"].to_pylist() if message)
-    return {
-        "count": table.num_rows,
-        **{status: counts[status] for status in ("failed_to_download", "failed_to_resize", "skipped")},
-        "successes": counts["success"],
-        "status_dict": {"success": counts["success"], **dict(sorted(errors.items()))},
-    }

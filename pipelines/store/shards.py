@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from pipelines.store.fingerprint import KEY
 from pipelines.store.root import Root, ShardId
-from pipelines.store.schema import SHARD, status_of
+from pipelines.store.schema import REASONS, SHARD, status_of
 
 _HEADER = tarfile.BLOCKSIZE
 # Offset and size of each sample's picture in the tar; None for samples without one.
@@ -53,15 +53,15 @@ def write_shard(
     root.remove("shards", shard.source, f"{shard.number}.parquet")
     root.write_bytes(tar, "shards", shard.source, f"{shard.number}.tar")
     counts = Counter(table["status"].to_pylist())
-    root.write_json(_stats(table, counts, timing), "shards", shard.source, f"{shard.number}_stats.json")
-    _write_rows(root, shard, table, mark)
+    root.write_json(stats(table, counts, timing), "shards", shard.source, f"{shard.number}_stats.json")
+    write_parquet(root, shard, table, {KEY: mark})
     return dict(counts)
 
 
 def write_rows(root: Root, shard: ShardId, samples: list[Sample], places: Places, mark: str) -> dict[str, int]:
     """Publish the rows of a shard whose tar is there already, with the offset and size of each sample's picture."""
     table = _table(shard, samples, places)
-    _write_rows(root, shard, table, mark)
+    write_parquet(root, shard, table, {KEY: mark})
     return dict(Counter(table["status"].to_pylist()))
 
 
@@ -73,10 +73,15 @@ def _table(shard: ShardId, samples: list[Sample], places: Places) -> pa.Table:
     return pa.table({name: pa.array(columns[name], SHARD.arrow.field(name).type) for name in SHARD.names})
 
 
-def _write_rows(root: Root, shard: ShardId, table: pa.Table, mark: str) -> None:
+def write_parquet(root: Root, shard: ShardId, table: pa.Table, marks: dict[str, str]) -> None:
+    """Publish a shard's parquet, which makes the shard complete; `marks` go to its metadata."""
     own = {key.decode(): value.decode() for key, value in SHARD.arrow.metadata.items()}
-    name = f"{shard.number}.parquet"
-    root.write_table(SHARD.conform(table), "shards", shard.source, name, metadata={**own, KEY: mark})
+    root.write_table(SHARD.conform(table), "shards", shard.source, f"{shard.number}.parquet", metadata=own | marks)
+
+
+def fail(row: dict[str, Any], reason: str, message: str | None = None) -> None:
+    """Let a row say why it has no picture, in img2dataset's words unless there are better ones."""
+    row.update(reason=reason, error_message=message or REASONS[reason][1])
 
 
 def is_written(root: Root, shard: ShardId, marks: Sequence[str]) -> bool:
@@ -142,7 +147,7 @@ def _member(row: dict[str, Any]) -> dict[str, Any]:
     return {**fields, "status": "success", "exif": row.get("exif"), "sha256": row["sha256"], "uid": row["uid"]}
 
 
-def _stats(table: pa.Table, counts: Counter[str], timing: dict[str, float]) -> dict[str, Any]:
+def stats(table: pa.Table, counts: Counter[str], timing: dict[str, float]) -> dict[str, Any]:
     """img2dataset's `_stats.json`; `skipped` rows count in `count` only."""
     errors = Counter(m for m in table["error_message"].to_pylist() if m)
     return {
