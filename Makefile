@@ -36,7 +36,7 @@ test-all: $(STAMP)
 	$(BIN)/python -m pytest
 
 bench: $(STAMP)
-	@set -e; for file in benchmarks/[a-z]*.py; do \
+	@set -e; for file in $$(grep -l "^def main" benchmarks/*.py); do \
 		name=$$(basename $$file .py); echo "==> $$name"; $(BIN)/python -m benchmarks.$$name; done
 
 lint: $(STAMP)
