@@ -63,17 +63,24 @@ class _Pictures(http.server.BaseHTTPRequestHandler):
 
 
 @contextmanager
+def serving(server: http.server.HTTPServer) -> Iterator[None]:
+    """Let a server answer in a thread of its own."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
 def picture_server(faults: dict[str, list[tuple[int, dict[str, str], bytes]]] | None = None) -> Iterator[Any]:
     """A real HTTP server on loopback; `.seen` lists the paths it was asked for, `.resolve` is the name override."""
     server: Any = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Pictures)
     server.seen, server.cookies, server.faults = [], [], faults or {}
     server.delay, server.phrase = 0.0, None
     server.resolve = {"*.test": f"127.0.0.1:{server.server_address[1]}"}
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with serving(server):
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -19,6 +19,7 @@ from pipelines.web.config import FetchConfig, HostLimit
 from pipelines.web.fetch import Fetched, Fetcher
 from pipelines.web.hosts import local_limits
 from pipelines.web.request import backoff, retry_after
+from tests.pipelines.web.fetching import fetched
 from tests.pipelines.web.logged import Log, Reply, logged_server
 
 FREE = HostLimit(concurrency=8, rate=None)
@@ -27,22 +28,6 @@ FREE = HostLimit(concurrency=8, rate=None)
 def settings(log: Log, **more: Any) -> FetchConfig:
     fast: dict[str, Any] = {"backoff": 0.01, "limit": FREE, "robots": False, **more}
     return FetchConfig(resolve=log.resolve, **fast)
-
-
-def fetched(urls: Sequence[str], config: FetchConfig) -> list[Fetched]:
-    found: dict[int, Fetched] = {}
-
-    async def take(index: int, result: Fetched) -> None:
-        assert index not in found
-        found[index] = result
-
-    async def run() -> None:
-        fetcher = Fetcher(config, local_limits(config))
-        await fetcher.fetch_all(urls, take)
-        await fetcher.close()
-
-    asyncio.run(run())
-    return [found[index] for index in range(len(urls))]
 
 
 def reasons(urls: Sequence[str], config: FetchConfig) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import random
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +16,7 @@ from pipelines.web import selftest
 from pipelines.web.addresses import LOOKUPS
 from pipelines.web.config import FetchConfig
 from pipelines.web.selftest import CONTROL, check
+from tests.pipelines.chain import serving
 from tests.pipelines.web.dns import Dns, DnsFixture, dns
 
 __all__ = ["dns"]
@@ -126,14 +126,8 @@ def proxy_server(status: int, connect: int) -> Iterator[Any]:
     server: Any = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Proxy)
     server.status, server.connect, server.seen = status, connect, []
     server.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with serving(server):
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 HOSTS = [f"{letter}.example" for letter in "abcdef"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,10 +9,10 @@ import aiohappyeyeballs
 import pytest
 
 from pipelines.web.config import FetchConfig
-from pipelines.web.fetch import Fetched, Fetcher
-from pipelines.web.hosts import local_limits
+from pipelines.web.fetch import Fetched
 from tests.pipelines.chain import picture_server
 from tests.pipelines.web.dns import DnsFixture, dns
+from tests.pipelines.web.fetching import fetched
 from tests.pipelines.web.spellings import PRIVATE_HOSTS
 
 __all__ = ["dns"]
@@ -24,22 +23,7 @@ PUBLIC = "93.184.216.34"
 def fetch(urls: Sequence[str], **settings: Any) -> list[Fetched]:
     """What the fetcher makes of each URL, without limits of hosts and without waiting."""
     values = {"robots": False, "backoff": 0.0, "limit": {"rate": None, "concurrency": 4}, **settings}
-    config = FetchConfig.model_validate(values)
-    found: dict[int, Fetched] = {}
-
-    async def take(index: int, result: Fetched) -> None:
-        assert index not in found
-        found[index] = result
-
-    async def run() -> None:
-        fetcher = Fetcher(config, local_limits(config))
-        try:
-            await fetcher.fetch_all(urls, take)
-        finally:
-            await fetcher.close()
-
-    asyncio.run(run())
-    return [found[index] for index in range(len(urls))]
+    return fetched(urls, FetchConfig.model_validate(values))
 
 
 def port_of(server: Any) -> int:
