@@ -13,8 +13,9 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import xxhash
@@ -130,6 +131,16 @@ def mime_of(image: Image.Image) -> str:
     return "image/jpeg" if image.format == "MPO" else Image.MIME[str(image.format)]
 
 
+def frames_of(image: Image.Image) -> int | None:
+    """Frames of an opened picture, None where later ones are damaged; the views of an MPO are no frames."""
+    if image.format == "MPO":
+        return 1
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except BROKEN:
+        return None
+
+
 def exif_json(tags: Mapping[int, object]) -> str:
     """EXIF tags by name as a JSON object with sorted keys; long values are cut."""
     named = {ExifTags.TAGS.get(tag, str(tag)): str(value)[:_EXIF_VALUE_LENGTH] for tag, value in tags.items()}
@@ -232,3 +243,23 @@ def pixel_hash(rgb: RGB, size: tuple[int, int] | None = None) -> str:
     digest = xxhash.xxh3_128(struct.pack("<3q", height, width, rgb.shape[2]))
     digest.update(np.ascontiguousarray(rgb).data)
     return digest.hexdigest()
+
+
+class GreyLevels(TypedDict):
+    """What a picture's grey levels say: `entropy` in bits, 0 to 8, and their standard deviation, 0 to 0.5."""
+
+    entropy: float
+    contrast: float
+
+
+def grey_levels(rgb: RGB) -> GreyLevels:
+    """Shannon entropy and spread of the 256 grey levels (ITU-R BT.601) of uint8 [H, W, 3]; both 0 for one colour."""
+    counts = cv2.calcHist([cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)], [0], None, [256], [0, 256])[:, 0]
+    share = counts.astype(np.float64) / counts.sum()
+    levels = np.arange(256) / 255
+    mean = share @ levels
+    present = share[share > 0]
+    return GreyLevels(
+        entropy=float(-(present * np.log2(present)).sum()) + 0.0,
+        contrast=float(np.sqrt(max(0.0, share @ (levels - mean) ** 2))),
+    )

@@ -21,6 +21,8 @@ from filters.pixels import (
     exact,
     exif_json,
     exif_tags,
+    frames_of,
+    grey_levels,
     mime_of,
     opened,
     orientation_of,
@@ -73,6 +75,10 @@ class Stored:
     mime: str
     phash: int
     pixel_hash: str
+    frames: int | None
+    original_bytes: int
+    entropy: float
+    contrast: float
 
 
 def store(data: bytes, recipe: Recipe, hash_declared: str | None = None) -> Stored:
@@ -94,7 +100,7 @@ def store(data: bytes, recipe: Recipe, hash_declared: str | None = None) -> Stor
         target = scaled_size(size, recipe.image_size, recipe.resize_mode)
         rgb = _pixels(data, image, tags, size if recipe.exact_decode else target)
         kept = recipe.skip_reencode and target == size and turned == 1 and _is_plain(image, recipe)
-        mime = mime_of(image)
+        mime, frames = mime_of(image), frames_of(image)
     small = shrink(rgb, target, exact=recipe.exact_decode)
     final = small if target == size else frame(small, recipe.image_size, recipe.resize_mode)
     return Stored(
@@ -108,6 +114,9 @@ def store(data: bytes, recipe: Recipe, hash_declared: str | None = None) -> Stor
         mime=mime,
         phash=phash(small),
         pixel_hash=pixel_hash(rgb, size),
+        frames=frames,
+        original_bytes=len(data),
+        **grey_levels(small),
     )
 
 
@@ -120,10 +129,23 @@ def facts(data: bytes, max_pixels: int) -> Stored:
         tags = exif_tags(image)
         size = (image.width, image.height) if orientation_of(tags) >= 5 else (image.height, image.width)
         rgb = _pixels(data, image, tags, size)
-        mime = mime_of(image)
+        mime, frames = mime_of(image), frames_of(image)
     height, width = size
-    digest = hashlib.sha256(data).hexdigest()
-    return Stored(b"", width, height, width, height, exif_json(tags), digest, mime, phash(rgb), pixel_hash(rgb))
+    return Stored(
+        image=b"",
+        width=width,
+        height=height,
+        original_width=width,
+        original_height=height,
+        exif=exif_json(tags),
+        sha256=hashlib.sha256(data).hexdigest(),
+        mime=mime,
+        phash=phash(rgb),
+        pixel_hash=pixel_hash(rgb),
+        frames=frames,
+        original_bytes=len(data),
+        **grey_levels(rgb),
+    )
 
 
 def _checked(data: bytes, recipe: Recipe, hash_declared: str | None) -> str:
@@ -157,7 +179,7 @@ def _pixels(data: bytes, image: Image.Image, tags: dict[int, object], target: Si
         height, width = 2 * target[0], 2 * target[1]
         at_least = (width, height) if orientation >= 5 else (height, width)
         rgb = decode_scaled(data, (image.height, image.width), at_least)
-    elif image.format == "WEBP" and image.mode == "RGB" and getattr(image, "n_frames", 1) == 1:
+    elif image.format == "WEBP" and image.mode == "RGB" and frames_of(image) == 1:
         rgb = decode_webp(data)
     if rgb is not None:
         return upright(rgb, orientation)
@@ -171,7 +193,7 @@ def _is_plain(image: Image.Image, recipe: Recipe) -> bool:
         image.format == _FORMATS[recipe.encode_format]
         and image.mode in _PLAIN_MODES
         and not image.has_transparency_data
-        and getattr(image, "n_frames", 1) == 1
+        and frames_of(image) == 1
     )
 
 

@@ -33,8 +33,9 @@ from pipelines.retry import check_reasons, downloaded, failed_rows, plan_retry
 from pipelines.sandbox import Crashed, Sandbox
 from pipelines.slices import Slice, all_slices, slices_of
 from pipelines.store.fingerprint import KEY, SAMPLES_PER_SHARD, fingerprint
+from pipelines.store.reasons import REASONS
 from pipelines.store.root import Root
-from pipelines.store.schema import METADATA, REASONS, RETRY, SCHEMA_VERSION
+from pipelines.store.schema import METADATA, RETRY, SCHEMA_VERSION
 from pipelines.store.shards import Sample, fail, is_written, key_of, write_shard
 from pipelines.web.cluster import cluster_limits
 from pipelines.web.config import FetchConfig

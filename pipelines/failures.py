@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 from filters.errors import HeadwaterError
 from pipelines.job import say
 from pipelines.retry import downloaded, latest_attempts
+from pipelines.store.reasons import REASONS
 from pipelines.store.root import Root
-from pipelines.store.schema import REASONS
 
 # Hosts and error texts that are carried from a shard, and shown of a reason.
 _CARRIED, _SHOWN = 50, 3

@@ -83,3 +83,4 @@ def _fill(
             fail(row, "crash")
         else:
             row.update(mime=seen.mime, phash=seen.phash, pixel_hash=seen.pixel_hash)
+            row.update(entropy=seen.entropy, contrast=seen.contrast)

@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 from filters.errors import ConfigError, InputError
 from pipelines.slices import Slice, retry_slices
 from pipelines.store.fingerprint import FIRST, INGEST, KEY, SAMPLES_PER_SHARD, fingerprint
+from pipelines.store.reasons import REASONS, Status
 from pipelines.store.root import Root, ShardId
-from pipelines.store.schema import REASONS, RETRY, SHARD, Status
+from pipelines.store.schema import RETRY, SHARD
 
 # The server has answered: to ask again would be to press it.
 ANSWERED = frozenset({"http_404", "http_410", "opt_out", "tdm_reserved", "robots"})

@@ -9,7 +9,8 @@ from typing import Any
 
 from pipelines.identity import uid_of
 from pipelines.sources.wit import ALT, ATTRIBUTION, REFERENCE
-from pipelines.store.schema import REASONS, SHARD, Status
+from pipelines.store.reasons import REASONS, Status
+from pipelines.store.schema import SHARD
 
 Record = Mapping[str, Any]
 

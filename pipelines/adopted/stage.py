@@ -21,8 +21,9 @@ from pipelines.adopted.rows import listed_failure, row_of
 from pipelines.adopted.tars import Member, samples
 from pipelines.sandbox import Crashed, Sandbox
 from pipelines.store.fingerprint import KEY, fingerprint
+from pipelines.store.reasons import REASONS, status_of
 from pipelines.store.root import Root, ShardId
-from pipelines.store.schema import REASONS, SCHEMA_VERSION, STAGED, status_of
+from pipelines.store.schema import SCHEMA_VERSION, STAGED
 
 FOLDER = "adopted"
 DAMAGE = "headwater.damage"  # key of a parquet's metadata: what of the tar could not be read, as a JSON list
@@ -107,6 +108,7 @@ class Stager:
     async def _look(self, row: dict[str, Any], picture: Member) -> None:
         """Fill a row with its picture's place and facts, or with the reason why it is none."""
         digest = hashlib.sha256(picture.data).hexdigest()
+        is_original = row["sha256"] in (None, digest)
         row.update(offset=picture.offset, size=len(picture.data), stored_sha256=digest)
         # Without a record of the downloaded bytes, the stored ones are the oldest that are known.
         row["sha256"] = row["sha256"] or digest
@@ -119,6 +121,9 @@ class Stager:
         else:
             row.update(width=found.width, height=found.height, mime=found.mime)
             row.update(phash=found.phash, pixel_hash=found.pixel_hash, exif=row["exif"] or found.exif)
+            row.update(entropy=found.entropy, contrast=found.contrast)
+            if is_original:
+                row.update(frames=found.frames, original_bytes=found.original_bytes)
             row["original_width"] = row["original_width"] or found.width
             row["original_height"] = row["original_height"] or found.height
             _set_reason(row, "no_caption" if row["caption"] is None else "ok")

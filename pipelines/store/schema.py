@@ -2,92 +2,15 @@
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from filters.errors import SchemaError
 
-SCHEMA_VERSION = 2
-
-
-class Status(enum.StrEnum):
-    """What became of a row; the first three are img2dataset's values."""
-
-    SUCCESS = "success"
-    FAILED_TO_DOWNLOAD = "failed_to_download"
-    FAILED_TO_RESIZE = "failed_to_resize"
-    SKIPPED = "skipped"
-
-
-# reason → (status, img2dataset's literal in `error_message`, meaning). The enum is closed: a reason not listed
-# here cannot be written.
-REASONS: dict[str, tuple[Status, str, str]] = {
-    "ok": (Status.SUCCESS, "", "the picture is in the shard"),
-    "http_404": (Status.FAILED_TO_DOWNLOAD, "HTTP Error 404: Not Found", "the server has no such page"),
-    "http_410": (Status.FAILED_TO_DOWNLOAD, "HTTP Error 410: Gone", "the page was removed on purpose"),
-    "http_429": (Status.FAILED_TO_DOWNLOAD, "HTTP Error 429: Too Many Requests", "still refused after the retries"),
-    "http_4xx": (Status.FAILED_TO_DOWNLOAD, "HTTP Error 4xx", "refused for another reason"),
-    "http_5xx": (Status.FAILED_TO_DOWNLOAD, "HTTP Error 5xx", "the server still failed after the retries"),
-    "timeout": (Status.FAILED_TO_DOWNLOAD, "timed out", "the deadline for the whole URL passed"),
-    "dns": (Status.FAILED_TO_DOWNLOAD, "Name or service not known", "the host name has no address"),
-    "connection": (Status.FAILED_TO_DOWNLOAD, "Connection error", "refused, reset or cut short"),
-    "redirects": (
-        Status.FAILED_TO_DOWNLOAD,
-        "Too many redirects",
-        "the redirect limit was reached, or one led nowhere",
-    ),
-    "opt_out": (
-        Status.FAILED_TO_DOWNLOAD,
-        "Use of image disallowed by X-Robots-Tag directive",
-        "the server asks that the picture not be used",
-    ),
-    "tdm_reserved": (
-        Status.FAILED_TO_DOWNLOAD,
-        "Use of image reserved by TDM-Reservation header",
-        "the server reserves its rights to text and data mining",
-    ),
-    "too_many_bytes": (Status.FAILED_TO_DOWNLOAD, "body too large", "the body passed the byte cap"),
-    "decode": (Status.FAILED_TO_RESIZE, "Image decoding error", "the bytes are not a whole picture"),
-    "too_many_pixels": (Status.FAILED_TO_RESIZE, "image area too large", "the header names more pixels than allowed"),
-    "too_small": (Status.FAILED_TO_RESIZE, "image too small", "a side is shorter than the job asks for"),
-    "aspect_ratio": (Status.FAILED_TO_RESIZE, "aspect ratio too large", "longer for its width than the job allows"),
-    "crash": (
-        Status.FAILED_TO_RESIZE,
-        "decoder crashed",
-        "the decoder died, hung or ran out of memory on this picture",
-    ),
-    "hash_mismatch": (Status.FAILED_TO_DOWNLOAD, "hash mismatch", "the bytes are not the ones the dump names"),
-    "placeholder": (Status.FAILED_TO_DOWNLOAD, "placeholder", "a known error page instead of the picture"),
-    "missing": (Status.FAILED_TO_DOWNLOAD, "not in the tar", "an adopted tar is cut, damaged, or lacks this picture"),
-    "host_budget": (Status.FAILED_TO_DOWNLOAD, "host budget", "still waiting for its host at the shard's deadline"),
-    "private_address": (Status.SKIPPED, "private address", "the host name leads into a private network"),
-    "robots": (Status.SKIPPED, "robots.txt", "the host's robots.txt forbids the request"),
-    "bad_url": (Status.SKIPPED, "unusable URL", "not an http or https URL, or one with credentials"),
-    "bad_row": (Status.SKIPPED, "row cannot be parsed", "the record in the dump is broken"),
-    "caption_blocked": (Status.SKIPPED, "caption on the blocklist", "the caption holds a text that the job refuses"),
-    "no_caption": (Status.SKIPPED, "no caption", "the caption recipe found no text"),
-    "nsfw_declared": (Status.SKIPPED, "declared NSFW", "the source declares it not safe, or does not say it is"),
-    "language_declared": (Status.SKIPPED, "declared language", "the source declares another language"),
-    "video": (Status.SKIPPED, "video", "the source declares a video"),
-    "duplicate_row": (Status.SKIPPED, "duplicate row", "the same record stands earlier in the dump"),
-}
-
-
-# Skipped when found before any request; a failed download when a redirect led there.
-AFTER_REDIRECT = frozenset({"private_address", "robots", "bad_url"})
-
-
-def status_of(reason: str, *, redirected: bool = False) -> Status:
-    """The status that belongs to `reason`; SchemaError for a reason outside the closed enum.
-
-    `redirected` says that a server was asked and sent us on before the reason was found.
-    """
-    if reason not in REASONS:
-        raise SchemaError(f"reason {reason!r} is not in the schema; use one of {', '.join(sorted(REASONS))}")
-    return Status.FAILED_TO_DOWNLOAD if redirected and reason in AFTER_REDIRECT else REASONS[reason][0]
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +147,10 @@ SHARD = Schema(
         ("mime", pa.string(), "type of the downloaded picture by its own bytes"),
         ("phash", pa.uint64(), "64-bit DCT perceptual hash of the decoded picture"),
         ("pixel_hash", pa.string(), "128-bit hash of size and decoded RGB pixels, hex"),
+        ("frames", pa.int32(), "frames of the downloaded picture, of which the first is stored; null if unknown"),
+        ("original_bytes", pa.int64(), "length of the downloaded picture in bytes; null if unknown"),
+        ("entropy", pa.float32(), "Shannon entropy of the stored picture's grey levels in bits, 0 to 8"),
+        ("contrast", pa.float32(), "standard deviation of the stored picture's grey levels, 0 (one colour) to 0.5"),
     )
     + _pick(
         METADATA.columns,
@@ -265,19 +192,84 @@ def features(dim: int) -> Schema:
     )
 
 
+def eval_features(dim: int) -> Schema:
+    """Schema of the embeddings of one evaluation set's pictures."""
+    return Schema(
+        "eval_features",
+        _columns(
+            ("item", pa.string(), "name of the evaluation picture in its set, as verdicts give it"),
+            ("image_embedding", pa.list_(pa.float16(), dim), "L2-normalised image embedding"),
+        ),
+    )
+
+
+# What `headwater signals` finds; null where a signal was not asked for.
+SIGNALS = Schema(
+    "signals",
+    _columns(
+        ("uid", pa.string(), "identity of the sample"),
+        ("caption_words", pa.int32(), "words of the caption, separated by white space"),
+        ("caption_chars", pa.int32(), "characters of the caption"),
+        ("language", pa.string(), "ISO 639 code of the caption's most likely language"),
+        ("language_score", pa.float32(), "how sure the language model is, 0 to 1"),
+        ("caption_repetition", pa.float32(), "share of the caption's words that repeat an earlier one, 0 to 1"),
+        ("caption_boilerplate", pa.bool_(), "whether the caption is a file name, an address or a stock phrase"),
+        ("caption_blocked", pa.bool_(), "whether the caption holds a phrase of the block list"),
+        ("entries", pa.list_(pa.int32()), "metadata entries that the caption holds, as positions in their list"),
+        ("text_based", pa.bool_(), "whether the caption names a class of the class list"),
+        ("cluster", pa.int32(), "cluster whose centroid is nearest to the image embedding"),
+        ("image_based", pa.bool_(), "whether that cluster is the nearest of some reference picture"),
+        ("nsfw_score", pa.float32(), "what the given classifier head says of the image embedding, 0 to 1"),
+    ),
+)
+
 VERDICTS = Schema(
     "verdicts",
     _columns(
         ("uid", pa.string(), "identity of the sample"),
-        ("kind", pa.string(), "exact_bytes, exact_pixels, near or placeholder; null for a survivor"),
+        ("kind", pa.string(), "exact_bytes, exact_pixels, near, semantic or placeholder; null for a survivor"),
         ("duplicate_of", pa.string(), "uid of the survivor of the group, null for a survivor and for a placeholder"),
-        ("distance", pa.float32(), "verified picture distance to the survivor, 0 to 1; 0 for exact kinds"),
+        (
+            "distance",
+            pa.float32(),
+            "distance to the survivor, 0 to 1: 0 if exact, of aligned pixels if near, 1 − cosine if semantic",
+        ),
         ("group", pa.string(), "uid that names the group, null when alone"),
-        ("eval_set", pa.string(), "evaluation set that holds the same picture, null when none does"),
-        ("eval_kind", pa.string(), "exact_bytes, exact_pixels or near, as for kind"),
+        (
+            "caption_of",
+            pa.string(),
+            "uid of the first sample with nearly the same caption, null for that one and when alone",
+        ),
+        ("caption_similarity", pa.float32(), "estimated Jaccard similarity to that caption, 0 to 1"),
+        (
+            "eval_set",
+            pa.string(),
+            "evaluation set that holds the same picture, the closest if several; null when none does",
+        ),
+        ("eval_kind", pa.string(), "exact_bytes, exact_pixels, near or semantic, as for kind"),
         ("eval_item", pa.string(), "the evaluation picture that it equals"),
+        ("eval_distance", pa.float32(), "distance to it, as for distance"),
     ),
 )
+
+
+def eval_column(name: str) -> str:
+    """The verdict column of the evaluation set `name`: `eval_in_` and its lower-case letters and digits."""
+    return "eval_in_" + re.sub(r"[^0-9a-z]+", "_", name.lower()).strip("_")
+
+
+def verdicts(eval_sets: Sequence[str]) -> Schema:
+    """Schema of a verdict sidecar: VERDICTS, and a column of kinds for each evaluation set."""
+    columns = (
+        (
+            eval_column(name),
+            pa.string(),
+            f"how the evaluation set {name} holds the picture, as eval_kind; null when it does not",
+        )
+        for name in eval_sets
+    )
+    return Schema("verdicts", VERDICTS.columns + _columns(*columns))
+
 
 MANIFEST = Schema(
     "manifest",

@@ -17,8 +17,9 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.store.fingerprint import KEY
+from pipelines.store.reasons import REASONS, status_of
 from pipelines.store.root import Root, ShardId
-from pipelines.store.schema import REASONS, SHARD, status_of
+from pipelines.store.schema import SHARD
 
 _HEADER = tarfile.BLOCKSIZE
 # Offset and size of each sample's picture in the tar; None for samples without one.

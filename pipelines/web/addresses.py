@@ -20,7 +20,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from pipelines.store.schema import REASONS
+from pipelines.store.reasons import REASONS
 from pipelines.web.config import FetchConfig, endpoint
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from pipelines.store.schema import REASONS
+from pipelines.store.reasons import REASONS
 from pipelines.web.config import FetchConfig
 
 Headers = CIMultiDict[str] | CIMultiDictProxy[str]

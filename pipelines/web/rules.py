@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from time import monotonic
 
-from pipelines.store.schema import REASONS
+from pipelines.store.reasons import REASONS
 from pipelines.web import robots
 from pipelines.web.request import Reply
 from pipelines.web.texts import KEPT, KEPT_FAILURE, Text

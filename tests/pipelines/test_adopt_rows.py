@@ -12,8 +12,9 @@ import pytest
 from pipelines import ingest
 from pipelines.adopted.rows import listed_failure, reason_of, row_of
 from pipelines.identity import uid_of
+from pipelines.store.reasons import REASONS
 from pipelines.store.root import Root
-from pipelines.store.schema import REASONS, SHARD
+from pipelines.store.schema import SHARD
 from tests.pipelines.chain import cc12m_dump
 
 UID = "0123456789abcdef0123456789abcdef"

@@ -22,7 +22,7 @@ from filters.errors import HeadwaterError
 from filters.pixels import DecodeError
 from filters.stored import Recipe, Stored, store
 from pipelines.sandbox import Crashed, Sandbox
-from pipelines.store.schema import REASONS
+from pipelines.store.reasons import REASONS
 from tests.filters.mutations import mutated, originals
 
 _seen: list[str] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from multidict import CIMultiDict
 
-from pipelines.store.schema import REASONS
+from pipelines.store.reasons import REASONS
 from pipelines.web.config import FetchConfig
 from pipelines.web.refusals import refusal
 from pipelines.web.robots import ALLOW_ALL, MAX_BYTES, parse
