@@ -1,12 +1,14 @@
-"""Which pairs of pictures are worth a closer look: two searches that compare all pictures with all.
+"""Which pairs of pictures are worth a closer look, by what small shifts and stretches leave of their difference.
 
-Both are complete within their radius. They cost O(N × M) and suit some ten thousands of pictures on one core; larger
-collections bring their own candidate pairs.
+`tangent_pairs` compares all pictures with all and suits some ten thousands of them on one core. `near_tangent_pairs`
+finds the same pairs among more: lower bounds of the distance, in few dimensions and through the centres of clusters,
+pass over the pairs that cannot be near.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import faiss
 import numpy as np
@@ -15,53 +17,93 @@ from scipy.ndimage import gaussian_filter
 
 from filters.pixels import RGB
 
+Rows = npt.NDArray[np.int64]
 Pairs = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
-Thumbs = Callable[[npt.NDArray[np.int64]], RGB]
+Thumbs = Callable[[Rows], RGB]
 
 _GRID = 16
 _BLUR = 1.3  # in cells of the grid: enough for a shift of 10 % of the width to stay in the linear range
+_LENGTH = np.sqrt(3.0) * _GRID  # of a vector whose root mean square is 1
 _BLOCK = 512
 _TANGENTS = 4
-
-
-def hamming_pairs(queries: npt.NDArray[np.uint64], base: npt.NDArray[np.uint64], radius: int) -> Pairs:
-    """All (i, j) with at most `radius` differing bits between queries[i] and base[j]: int64 [P, 2], sorted."""
-    if not len(queries) or not len(base):
-        return np.empty((0, 2), np.int64)
-    index = faiss.IndexBinaryFlat(64)
-    index.add(np.ascontiguousarray(base).view(np.uint8).reshape(-1, 8))
-    # faiss reports distances strictly below its radius.
-    limits, _, found = index.range_search(np.ascontiguousarray(queries).view(np.uint8).reshape(-1, 8), radius + 1)
-    ends = np.asarray(limits, np.int64)
-    pairs = np.stack([np.repeat(np.arange(len(queries)), ends[1:] - ends[:-1]), found.astype(np.int64)], axis=1)
-    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+_COARSE = 64  # dimensions of the first comparison: nearly all that differs between blurred pictures
+_FITTED = 16_384  # pictures that the coarse dimensions and the clusters are fitted to
+_FEW = 4096  # pictures that are not worth clusters
+_SLACK = 0.01  # of a length: what rounding may add to a lower bound
+_LEAST = 0.011  # curvature that is assumed of smooth pictures, for what codecs do to them
 
 
 def tangent_pairs(queries: Thumbs, n_queries: int, base: Thumbs, n_base: int, radius: float) -> Pairs:
-    """All (i, j) whose one-sided tangent distance is at most `radius`: int64 [P, 2], sorted.
+    """All (i, j) whose one-sided tangent distance is at most `radius` times their curvature: int64 [P, 2], sorted.
 
     `queries` and `base` return thumbnails uint8 [n, T, T, 3] for row numbers (T: 16 times a power of 2). It is
     the root mean square difference (0 to 1) of the blurred 16 × 16 pictures after the best small shift and stretch of
     the query along each axis, in the linear approximation: the difference is freed of its part in the span of the
     four derivatives (Simard, LeCun and Denker, "Efficient Pattern Recognition Using a New Transformation Distance",
-    1993). So a slightly cropped picture stays near its original, which a perceptual hash does not promise.
+    1993). So a slightly cropped picture stays near its original, which a perceptual hash does not promise. What
+    the linear approximation leaves of a shift is of second order: it grows with the second differences of the
+    picture. So the limit is `radius` times their root mean square, that of the smoother picture of the two.
+    Complete; the cost grows with n_queries × n_base, and 3 kB a picture of the base are held.
     """
     found = [np.empty((0, 2), np.int64)]
-    blocks = [blurred(base(_rows(start, n_base))) for start in range(0, n_base, _BLOCK)]
-    flat = np.concatenate([b.reshape(len(b), -1) for b in blocks]) if blocks else np.empty((0, 1), np.float32)
-    norms = np.einsum("nd,nd->n", flat, flat)
-    for start in range(0, n_queries if n_base else 0, _BLOCK):
-        pictures = blurred(queries(_rows(start, n_queries)))
-        vectors = pictures.reshape(len(pictures), -1)
-        distance = np.einsum("nd,nd->n", vectors, vectors)[:, None] + norms - 2 * vectors @ flat.T
-        axes = _tangent_axes(pictures)
-        for axis in range(_TANGENTS):
-            along = axes[:, :, axis]
-            distance -= (along @ flat.T - np.einsum("nd,nd->n", along, vectors)[:, None]) ** 2
-        rows, columns = np.nonzero(distance <= radius**2 * vectors.shape[1])
-        found.append(np.stack([rows + start, columns], axis=1))
+    flat = np.concatenate([np.empty((0, 3 * _GRID**2), np.float32), *(_flat(b) for b in _blurred(base, n_base))])
+    limits = _limits(flat.reshape(-1, _GRID, _GRID, 3), radius)
+    for block, pictures in enumerate(_blurred(queries, n_queries if n_base else 0)):
+        squared = _squared_distance(_flat(pictures), _tangent_axes(pictures), flat)
+        rows, columns = np.nonzero(squared <= np.minimum(_limits(pictures, radius)[:, None], limits) ** 2)
+        found.append(np.stack([rows + block * _BLOCK, columns], axis=1))
     return np.concatenate(found)
+
+
+def near_tangent_pairs(
+    queries: Thumbs,
+    n_queries: int,
+    base: Thumbs,
+    n_base: int,
+    radius: float,
+    *,
+    clusters: int | None = None,
+    probes: int | None = None,
+    seed: int = 0,
+) -> Pairs:
+    """The pairs of `tangent_pairs`, found inside clusters of the base pictures: int64 [P, 2], sorted.
+
+    A query visits each cluster that a lower bound of the distance does not rule out, so the result is complete; with
+    `probes` it visits at most so many of them, the nearest, and pairs may be missing. 0.5 kB a picture are held.
+    The bounds: projecting both pictures and the tangents onto a few dimensions cannot enlarge the distance; nor is a
+    picture b of the cluster with the centre c nearer to a query than the distance of c less |b − c|.
+    """
+    if not n_queries or not n_base:
+        return np.empty((0, 2), np.int64)
+    mean, axes = _coarse_space(base, n_base, seed)
+    points = _coarse(base, n_base, mean, axes)
+    starts = _coarse(queries, n_queries, mean, axes)
+    centres = _centres(points, clusters or (1 if n_base <= _FEW else round(np.sqrt(n_base))), seed)
+    home, gap = _home(points, centres)
+    order = np.argsort(home, kind="stable")
+    edges = np.searchsorted(home[order], np.arange(len(centres) + 1))
+    reach = np.array([gap[order[a:b]].max(initial=-np.inf) for a, b in pairwise(edges)])
+    found = [np.empty((0, 2), np.int64)]
+    # Neighbours together: they visit the same clusters.
+    walk = np.argsort(_home(starts, centres)[0], kind="stable")
+    for few in np.split(walk, range(_BLOCK, len(walk), _BLOCK)):
+        pictures = blurred(queries(few))
+        limit = _limits(pictures, radius)
+        tangents = _tangent_axes(pictures)
+        coarse = _orthonormal(np.einsum("dc,ndk->nck", axes, tangents, optimize=True))
+        away = np.sqrt(np.maximum(_squared_distance(starts[few], coarse, centres), 0))
+        visit = away <= reach + limit[:, None] + _SLACK
+        if probes is not None:
+            visit &= away <= np.partition(away, min(probes, len(centres)) - 1)[:, [min(probes, len(centres)) - 1]]
+        for cluster in np.flatnonzero(visit.any(axis=0)):
+            members, rows = order[edges[cluster] : edges[cluster + 1]], np.flatnonzero(visit[:, cluster])
+            squared = _squared_distance(starts[few[rows]], coarse[rows], points[members])
+            a, b = np.divmod(np.flatnonzero(squared <= (limit[rows, None] + _SLACK) ** 2), len(members))
+            kept = _verified(pictures[rows], tangents[rows], base, members, a, b, radius)
+            found.append(np.stack([few[rows[a[kept]]], members[b[kept]]], axis=1))
+    pairs = np.concatenate(found)
+    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
 
 def blurred(thumbs: RGB) -> Floats:
@@ -74,17 +116,95 @@ def blurred(thumbs: RGB) -> Floats:
     return np.asarray(gaussian_filter(small, (0, _BLUR, _BLUR, 0), mode="nearest"), np.float32)
 
 
+def _limits(pictures: Floats, radius: float) -> Floats:
+    """How long a difference from each of `pictures` [N, 16, 16, 3] may be, float32 [N]: see `tangent_pairs`."""
+    second = [np.gradient(np.gradient(pictures, axis=axis), axis=axis) for axis in (1, 2)]
+    curvature = np.sqrt(sum(np.einsum("nyxc,nyxc->n", part, part) for part in second))
+    return np.asarray(radius * np.maximum(_LEAST * _LENGTH, curvature), np.float32)
+
+
+def _verified(
+    pictures: Floats, tangents: Floats, base: Thumbs, members: Rows, a: Rows, b: Rows, radius: float
+) -> Rows:
+    """Which of the pairs (pictures[a], picture members[b] of the base) are near in all dimensions too."""
+    if not len(b):
+        return np.empty(0, np.int64)
+    needed, place = np.unique(b, return_inverse=True)
+    near = blurred(base(members[needed]))
+    others, flat, kept = _flat(near), _flat(pictures), []
+    limit, their_limit = _limits(pictures, radius), _limits(near, radius)
+    for start in range(0, len(a), _BLOCK):
+        i, j = a[start : start + _BLOCK], place[start : start + _BLOCK]
+        apart = others[j] - flat[i]
+        along = np.einsum("pd,pdk->pk", apart, tangents[i])
+        squared = np.einsum("pd,pd->p", apart, apart) - np.einsum("pk,pk->p", along, along)
+        kept.append(start + np.flatnonzero(squared <= np.minimum(limit[i], their_limit[j]) ** 2))
+    return np.concatenate(kept)
+
+
+def _squared_distance(vectors: Floats, tangents: Floats, base: Floats) -> Floats:
+    """Squared distance [N, M] of vectors [N, D] and base [M, D], less its part along the tangents [N, D, 4]."""
+    norms = np.einsum("nd,nd->n", base, base)
+    squared = np.einsum("nd,nd->n", vectors, vectors)[:, None] + norms - 2 * vectors @ base.T
+    for axis in range(_TANGENTS):
+        along = tangents[:, :, axis]
+        squared -= (along @ base.T - np.einsum("nd,nd->n", along, vectors)[:, None]) ** 2
+    return np.asarray(squared, np.float32)
+
+
+def _coarse_space(base: Thumbs, size: int, seed: int) -> tuple[Floats, Floats]:
+    """Mean [D] of a sample of blurred pictures, and the directions [D, 64] in which they differ the most."""
+    rows = np.sort(np.random.default_rng(seed).choice(size, min(size, _FITTED), replace=False))
+    flat = np.concatenate([_flat(blurred(base(rows[s : s + _BLOCK]))) for s in range(0, len(rows), _BLOCK)])
+    mean = flat.mean(axis=0)
+    _, directions = np.linalg.eigh((flat - mean).T @ (flat - mean))
+    return mean, np.asarray(directions[:, -_COARSE:], np.float32)
+
+
+def _coarse(thumbs: Thumbs, size: int, mean: Floats, axes: Floats) -> Floats:
+    return np.concatenate([(_flat(pictures) - mean) @ axes for pictures in _blurred(thumbs, size)])
+
+
+def _centres(points: Floats, count: int, seed: int) -> Floats:
+    """Centres [count, D] of a k-means over a seeded sample."""
+    rows = np.random.default_rng(seed).choice(len(points), min(len(points), max(_FITTED, 32 * count)), replace=False)
+    kmeans = faiss.Kmeans(
+        points.shape[1],
+        min(count, len(rows)),
+        seed=seed,
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(rows),
+    )
+    kmeans.train(points[np.sort(rows)])
+    return np.asarray(kmeans.centroids, np.float32)
+
+
+def _home(points: Floats, centres: Floats) -> tuple[Rows, Floats]:
+    """The nearest centre of each point, and how far it is."""
+    squared, found = faiss.knn(points, centres, 1)
+    return found[:, 0], np.sqrt(np.maximum(squared[:, 0], 0))
+
+
+def _blurred(thumbs: Thumbs, size: int) -> Iterator[Floats]:
+    for start in range(0, size, _BLOCK):
+        yield blurred(thumbs(np.arange(start, min(start + _BLOCK, size), dtype=np.int64)))
+
+
+def _flat(pictures: Floats) -> Floats:
+    return pictures.reshape(len(pictures), -1)
+
+
 def _tangent_axes(pictures: Floats) -> Floats:
     """Orthonormal basis float32 [N, D, 4] of what small shifts and stretches of each picture change."""
     down, across = np.gradient(pictures, axis=1), np.gradient(pictures, axis=2)
     u = np.linspace(-1, 1, _GRID, dtype=np.float32)
     stacked = [across, across * u[:, None], down, down * u[:, None, None]]
-    tangents = np.stack([t.reshape(len(pictures), -1) for t in stacked], axis=2)
+    return _orthonormal(np.stack([t.reshape(len(pictures), -1) for t in stacked], axis=2))
+
+
+def _orthonormal(tangents: Floats) -> Floats:
+    """Orthonormal bases [N, D, 4] of the same spans."""
     basis, triangle = np.linalg.qr(tangents)
     # A blank picture has no directions: drop the arbitrary ones that QR returns for it.
     strength = np.abs(np.diagonal(triangle, axis1=1, axis2=2))
     return np.asarray(basis * (strength > 1e-4)[:, None, :], np.float32)
-
-
-def _rows(start: int, stop: int) -> npt.NDArray[np.int64]:
-    return np.arange(start, min(start + _BLOCK, stop), dtype=np.int64)
