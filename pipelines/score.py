@@ -5,26 +5,38 @@ headwater score --root data --model ViT-B-32 --pretrained laion2b_s34b_b79k
 
 from __future__ import annotations
 
+import hashlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import torch
 from pydantic import Field
 
-from filters.errors import InputError
+from evaluation.pictures import eval_files, eval_pictures, eval_sets
+from filters.errors import InputError, ShardError
 from pipelines.config import JobConfig
-from pipelines.job import job_main
+from pipelines.engine import Work, map_shards
+from pipelines.job import Account, job_main, say
 from pipelines.sidecars import Sidecar, Signal, run_stage
-from pipelines.store.fingerprint import fingerprint
+from pipelines.store.fingerprint import KEY, fingerprint
+from pipelines.store.models import ModelInfo, score_column, write_model
 from pipelines.store.root import Root, ShardId
-from pipelines.store.schema import SCHEMA_VERSION, features
+from pipelines.store.schema import SCHEMA_VERSION, eval_features, features
 from pipelines.store.shards import load_successes, read_images
-from trainer.embed import embed_images, embed_texts
-from trainer.model import LoadedModel, load_model
+from trainer.embed import UnusableItem, embed_images, embed_pairs
+from trainer.model import LoadedModel, compile_layers, load_model
+from trainer.packed import pack_layers
+
+# Evaluation pictures held at a time.
+_BLOCK = 4096
 
 
 class ScoreConfig(JobConfig):
@@ -33,10 +45,16 @@ class ScoreConfig(JobConfig):
     model: str = Field(description="open_clip name, or the folder of a model (open_clip_config.json and weights)")
     pretrained: str | None = Field(None, description="pretrained tag or weights file for an open_clip name")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="precision of the model")
-    device: str = Field("cpu", description="cpu, or cuda with --gpus 1")
-    batch: int = Field(256, ge=1, description="pictures a forward pass")
-    cpus: float = Field(1.0, gt=0, description="CPUs a worker")
-    gpus: float = Field(0.0, ge=0, description="GPUs a worker")
+    tasks: str | None = Field(None, description="folder of evaluation sets under the root, to embed too")
+    device: str = Field("auto", description="cpu, cuda, or auto: cuda where the worker sees one")
+    batch: int = Field(256, ge=1, description="most pictures a forward pass; on a CPU passes are smaller")
+    cpus: float | None = Field(
+        None, gt=0, description="CPUs a worker; 1 if not given, with a GPU its share of this machine's"
+    )
+    gpus: float | None = Field(None, ge=0, description="GPUs a worker; 1 if not given and this machine has one")
+    compiled: bool = Field(
+        False, description="on a GPU, compile the layers first: half a minute a worker, then faster"
+    )
 
 
 def run(config: ScoreConfig) -> dict[str, Any]:
@@ -45,17 +63,47 @@ def run(config: ScoreConfig) -> dict[str, Any]:
     shards = root.shards("shards")
     if not shards:
         raise InputError(f"{config.root}/shards: nothing downloaded; run `headwater download` first")
-    name = _load(config).fingerprint
+    sets = eval_sets(root.local(config.tasks)) if config.tasks else []
+    loaded = load_model(config.model, config.pretrained, precision=config.precision)
+    name, dim = loaded.fingerprint, loaded.embed_dim
+    del loaded
+    marks = {task: _set_mark(root.local(config.tasks or "", task), name) for task in sets}
+    write_model(root, name, model_info(config, dim))
     out = Sidecar("score", root, ("features", name), fingerprint(SCHEMA_VERSION, name), load_pairs)
+    cpus, gpus = worker_size(config)
     make = partial(make_signal, config)
-    account = run_stage(shards, make, out, cpus=config.cpus, gpus=config.gpus, local=config.local)
+    account = run_stage(shards, make, out, cpus=cpus, gpus=gpus, local=config.local)
+    account.extra = {"model": config.model, "model_fingerprint": name}
+    if sets:
+        account.extra["eval_pictures"] = embed_sets(root, config, name, marks, account)
     account.check(config.max_failed_fraction)
-    return {**account.summary(), "model": config.model, "model_fingerprint": name}
+    return account.summary()
 
 
 def plan(config: ScoreConfig) -> dict[str, Any]:
     """Which shards a scoring run would read."""
-    return {"model": config.model, "shards": [str(shard) for shard in Root(config.root).shards("shards")]}
+    root = Root(config.root)
+    sets = eval_sets(root.local(config.tasks)) if config.tasks else []
+    return {"model": config.model, "shards": [str(shard) for shard in root.shards("shards")], "tasks": sets}
+
+
+def model_info(config: ScoreConfig, dim: int) -> ModelInfo:
+    """What `model.json` says of the scoring model."""
+    return {
+        "model": config.model,
+        "pretrained": config.pretrained,
+        "precision": config.precision,
+        "dim": dim,
+        "column": score_column(config.model),
+    }
+
+
+def worker_size(config: ScoreConfig) -> tuple[float, float]:
+    """CPUs and GPUs of a worker: a GPU wants all the cores that it can have, to decode ahead of it."""
+    there = torch.cuda.device_count()
+    gpus = float(there > 0) if config.gpus is None else config.gpus
+    share = (os.cpu_count() or 1) / there if gpus and there else 1.0
+    return share if config.cpus is None else config.cpus, gpus
 
 
 def load_pairs(root: Root, shard: ShardId) -> pa.Table:
@@ -70,25 +118,97 @@ def make_signal(config: ScoreConfig) -> Signal:
 
 
 def score_pairs(loaded: LoadedModel, batch: int, pairs: pa.Table) -> pa.Table:
-    """Embeddings and cosine of each pair (columns uid, caption, image), in the schema of a feature sidecar."""
-    images = embed_images(loaded, pairs["image"].to_pylist(), batch)
-    texts = embed_texts(loaded, pairs["caption"].to_pylist(), batch)
-    schema = features(loaded.embed_dim).arrow
+    """Embeddings and cosine of each pair (columns uid, caption, image), in the schema of a feature sidecar.
+
+    ShardError naming the uid of a picture or caption that cannot be embedded.
+    """
+    try:
+        images, texts = embed_pairs(loaded, pairs["image"].to_pylist(), pairs["caption"].to_pylist(), batch)
+    except UnusableItem as error:
+        raise ShardError(f"uid {pairs['uid'][error.position]}: {error}") from error
     columns = [
         pairs["uid"].combine_chunks(),
         pa.array(np.einsum("nd,nd->n", images, texts), pa.float32()),
         _vectors(images),
         _vectors(texts),
     ]
-    return pa.Table.from_arrays(columns, schema=schema)
+    return pa.Table.from_arrays(columns, schema=features(loaded.embed_dim).arrow)
 
 
 def _vectors(array: npt.NDArray[np.float32]) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(array.astype(np.float16).ravel()), array.shape[1])
 
 
+def embed_sets(root: Root, config: ScoreConfig, name: str, marks: dict[str, str], account: Account) -> dict[str, int]:
+    """Embed the pictures of evaluation sets, one file a set; the pictures of each.
+
+    `marks` are the fingerprints of the sets by name: those that have not changed are left alone. A set with a picture
+    that cannot be read counts in `account` as a failed shard.
+    """
+    done = {task: root.parquet_metadata("eval_features", name, f"{task}.parquet").get(KEY) for task in marks}
+    todo = [(task, mark) for task, mark in marks.items() if done[task] != mark]
+    make = partial(_make_set_work, config, name)
+    cpus, gpus = worker_size(config)
+    for (task, _), result in map_shards(todo, make, cpus=cpus, gpus=gpus, local=config.local):
+        if "error" in result:
+            account.shards_failed[f"{config.tasks}/{task}"] = result["error"]
+            say(f"score: {config.tasks}/{task} failed: {result['error']}")
+        else:
+            say(f"score: {config.tasks}/{task}: {result['rows']} evaluation pictures")
+    there = [task for task in marks if f"{config.tasks}/{task}" not in account.shards_failed]
+    tables = [root.read_table("eval_features", name, f"{task}.parquet", columns=["item"]) for task in there]
+    return {task: table.num_rows for task, table in zip(there, tables, strict=True)}
+
+
+def _set_mark(folder: Path, name: str) -> str:
+    """Fingerprint of a set's embeddings: the model and every byte that they come from."""
+    digest = hashlib.sha256()
+    for path in [*eval_files(folder), *sorted(folder.glob("*.txt"))]:
+        digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return fingerprint(SCHEMA_VERSION, name, digest.hexdigest())
+
+
+def _make_set_work(config: ScoreConfig, name: str) -> Work:
+    """Load the model once, and return the function that embeds one evaluation set with it."""
+    loaded, root = _load(config), Root(config.root)
+
+    def work(item: tuple[str, str]) -> dict[str, Any]:
+        task, mark = item
+        parts = list(_embedded(loaded, config.batch, root.local(config.tasks or "", task)))
+        table = pa.concat_tables(parts).combine_chunks()
+        root.write_table(table, "eval_features", name, f"{task}.parquet", metadata={KEY: mark})
+        return {"rows": table.num_rows}
+
+    return work
+
+
+def _embedded(loaded: LoadedModel, batch: int, folder: Path) -> Iterator[pa.Table]:
+    """Tables of a set's items and embeddings, some thousand pictures each."""
+    pictures = eval_pictures(folder)
+    schema = eval_features(loaded.embed_dim).arrow
+    while block := list(islice(pictures, _BLOCK)):
+        items = [item for item, _ in block]
+        try:
+            images = embed_images(loaded, [data for _, data in block], batch)
+        except UnusableItem as error:
+            raise InputError(f"{folder}: {items[error.position]}: {error}") from error
+        yield pa.Table.from_arrays([pa.array(items, pa.string()), _vectors(images)], schema=schema)
+
+
 def _load(config: ScoreConfig) -> LoadedModel:
-    return load_model(config.model, config.pretrained, precision=config.precision, device=config.device)
+    """The model, ready for nothing but scoring."""
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    loaded = load_model(config.model, config.pretrained, precision=config.precision, device=device)
+    if device == "cpu":
+        pack_layers(loaded.model)
+    elif config.compiled:
+        compile_layers(loaded.model)
+    return loaded
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,7 +13,9 @@ from typing import Any, TypeAlias
 
 import open_clip
 import torch
+from open_clip import CLIP, CustomTextCLIP
 from open_clip.factory import get_model_config, list_pretrained_tags_by_model
+from open_clip.transformer import TextTransformer
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import save
@@ -81,6 +83,45 @@ def load_model(
         precision=precision,
         device=device,
     )
+
+
+def text_tower(model: ClipModel) -> ClipModel:
+    """The module that holds a model's text transformer: the model itself for open_clip's CLIP, else its `text`."""
+    return model if isinstance(model, CLIP) else model.text
+
+
+def can_truncate(model: ClipModel) -> bool:
+    """Whether texts may be cut after the token whose feature is taken, without a change of that feature.
+
+    So it is for open_clip's own causal text transformers that take the feature at the end-of-text token (`argmax` or
+    `eos` pooling): no position sees a later one. Towers that look at all tokens, take the last or an appended one
+    (CoCa), or mask padding would silently give other features, and so might those of Hugging Face.
+    """
+    if type(model) not in (CLIP, CustomTextCLIP):
+        return False
+    tower = text_tower(model)
+    if isinstance(tower, TextTransformer) and (tower.cls_emb is not None or tower.use_pad_mask):
+        return False
+    if not isinstance(tower, CLIP | TextTransformer) or tower.attn_mask is None:
+        return False
+    sees_later = torch.triu(tower.attn_mask > -torch.inf, diagonal=1).any()
+    return pool_type(tower) in ("argmax", "eos") and not bool(sees_later)
+
+
+def pool_type(tower: ClipModel) -> str:
+    """How a `text_tower` of open_clip pools its positions: argmax, eos, first, last or none."""
+    return str(tower.text_pool_type if isinstance(tower, CLIP) else tower.pool_type)
+
+
+def compile_layers(model: ClipModel) -> None:
+    """Compile the layers of both transformers in place: half a minute at the first passes, then faster on a GPU.
+
+    What lies between two matrix products (norms, activations, residuals) becomes one kernel. Features are the same
+    up to rounding. Towers that are not open_clip's transformers stay as they are.
+    """
+    for tower in (model.visual, text_tower(model)):
+        for block in getattr(getattr(tower, "transformer", None), "resblocks", ()):
+            block.compile()
 
 
 def new_model(config: Path, seed: int) -> ClipModel:

@@ -1,0 +1,296 @@
+"""Scoring: sidecars equal to open_clip's own scores, several models, evaluation sets, faults and resuming."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from evaluation.pictures import eval_pictures
+from evaluation.tasks import Task, write_task
+from filters.errors import BudgetExceeded, InputError
+from pipelines import score
+from pipelines.cli import main
+from pipelines.store.fingerprint import KEY
+from pipelines.store.models import score_column, score_columns, write_model
+from pipelines.store.root import Root, ShardId
+from pipelines.store.schema import eval_features, features
+from pipelines.store.shards import load_successes, read_images, write_parquet
+from tests.conftest import TINY
+from tests.pipelines.chain import picture
+from tests.pipelines.pictured import Given, add_shard, uid_of
+from trainer.images import decode_rgb
+from trainer.model import load_model, new_model, save_model
+
+CAPTIONS = ["a square", "two blue circles beside a very long green triangle that ends nowhere at all", "red", "a b c"]
+
+
+@pytest.fixture
+def architecture(tmp_path: Path) -> Path:
+    folder = tmp_path / "architecture"
+    folder.mkdir()
+    (folder / "open_clip_config.json").write_text(json.dumps(TINY), encoding="utf-8")
+    return folder
+
+
+def given(numbers: range) -> list[Given]:
+    return [Given(f"p{n}", picture(n), CAPTIONS[n % 4]) for n in numbers]
+
+
+def filled(folder: Path, *shards: range) -> Root:
+    """A root with a shard of pairs for each range of numbers."""
+    root = Root(str(folder))
+    for number, numbers in enumerate(shards):
+        add_shard(root, "cc12m", number, given(numbers))
+    return root
+
+
+def run(root: Root, model: Path, **fields: Any) -> dict[str, Any]:
+    return score.run(score.ScoreConfig(root=root.url, local=True, model=str(model), **fields))
+
+
+def scored(root: Root, name: str) -> dict[str, dict[str, Any]]:
+    """The rows of all sidecars of a model, by uid."""
+    tables = [
+        root.read_table("features", name, s.source, f"{s.number}.parquet") for s in root.shards("features", name)
+    ]
+    return {row["uid"]: row for table in tables for row in table.to_pylist()}
+
+
+def files(root: Root, *folder: str) -> dict[str, bytes]:
+    base = root.local(*folder)
+    return {str(p.relative_to(base)): p.read_bytes() for p in sorted(base.rglob("*")) if p.is_file()}
+
+
+def test_scores_are_those_of_plain_open_clip(tmp_path: Path, tiny_model: Path) -> None:
+    root = filled(tmp_path, range(5), range(5, 8))
+    summary = run(root, tiny_model)
+    assert (summary["rows_in"], summary["counts"], summary["shards_done"]) == (8, {"done": 8}, 2)
+    name, loaded = summary["model_fingerprint"], load_model(str(tiny_model))
+    rows = scored(root, name)
+    table = pa.concat_tables(
+        load_successes(root, shard, ["uid", "caption", "source", "shard", "offset", "size"])
+        for shard in root.shards("shards")
+    )
+    for pair, data in zip(table.to_pylist(), read_images(root, table), strict=True):
+        with torch.inference_mode():
+            image = loaded.model.encode_image(loaded.preprocess(decode_rgb(data))[None], normalize=True)[0].numpy()
+            text = loaded.model.encode_text(loaded.tokenizer([pair["caption"]]), normalize=True)[0].numpy()
+        row = rows[pair["uid"]]
+        assert row["clip_score"] == pytest.approx(float(image @ text), abs=1e-5)
+        # Embeddings are stored in half precision.
+        np.testing.assert_allclose(np.array(row["image_embedding"], np.float32), image, atol=5e-4)
+        np.testing.assert_allclose(np.array(row["text_embedding"], np.float32), text, atol=5e-4)
+    found = root.read_table("features", name, "cc12m", "00000.parquet").schema
+    assert found.remove_metadata() == features(32).arrow.remove_metadata()
+
+
+def test_a_score_depends_on_no_batch_and_no_shard(tmp_path: Path, tiny_model: Path) -> None:
+    together = filled(tmp_path / "a", range(24))
+    apart = filled(tmp_path / "b", range(20, 24), range(3), range(19, 2, -1))
+    first = scored(together, run(together, tiny_model)["model_fingerprint"])
+    second = scored(apart, run(apart, tiny_model, batch=3)["model_fingerprint"])
+    assert set(first) == set(second)
+    for uid, row in first.items():
+        # Products of matrices of another shape round differently: 1e-5 in float32.
+        assert second[uid]["clip_score"] == pytest.approx(row["clip_score"], abs=1e-5)
+
+
+def test_a_second_run_does_only_what_is_missing_broken_or_outdated(tmp_path: Path, tiny_model: Path) -> None:
+    root = filled(tmp_path, range(3), range(3, 6), range(6, 9), range(9, 12))
+    name = run(root, tiny_model)["model_fingerprint"]
+    before = files(root, "features")
+    assert run(root, tiny_model)["shards_skipped"] == 4
+    root.remove("features", name, "cc12m", "00000.parquet")
+    root.write_bytes(b"PAR1 and nothing else", "features", name, "cc12m", "00001.parquet")
+    summary = run(root, tiny_model)
+    assert (summary["shards_done"], summary["shards_skipped"]) == (2, 2)
+    assert files(root, "features") == before
+    table = root.read_table("shards", "cc12m", "00002.parquet")
+    write_parquet(root, ShardId("cc12m", "00002"), table, {KEY: "downloaded anew"})
+    assert run(root, tiny_model)["shards_done"] == 1
+
+
+def test_a_killed_job_goes_on_where_it_was(tmp_path: Path, tiny_model: Path) -> None:
+    ranges = [range(n, n + 4) for n in range(0, 32, 4)]
+    root, quiet = filled(tmp_path / "killed", *ranges), filled(tmp_path / "quiet", *ranges)
+    command = [sys.executable, "-m", "pipelines.score", "--root", root.url, "--local", "--model", str(tiny_model)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    folder = tmp_path / "killed" / "features"
+    while process.poll() is None and not list(folder.glob("*/cc12m/*.parquet")):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = len(list(folder.glob("*/cc12m/*.parquet")))
+    assert done > 0
+    summary = run(root, tiny_model)
+    assert summary["shards_skipped"] == done
+    run(quiet, tiny_model)
+    assert files(root, "features") == files(quiet, "features")
+
+
+def test_a_damaged_picture_fails_its_shard_and_is_named(tmp_path: Path, tiny_model: Path) -> None:
+    root = filled(tmp_path, range(4), range(4, 8))
+    row = load_successes(root, ShardId("cc12m", "00001"), ["uid", "offset", "size"]).to_pylist()[2]
+    path = root.local("shards", "cc12m", "00001.tar")
+    data = bytearray(path.read_bytes())
+    data[row["offset"] : row["offset"] + row["size"]] = bytes(row["size"])
+    path.write_bytes(data)
+    summary = run(root, tiny_model)
+    assert summary["counts"] == {"done": 4}
+    text = summary["shards_failed"]["cc12m/00001"]
+    assert text.startswith(f"ShardError: uid {uid_of('p6')}: picture 2: ") and "not a whole picture" in text
+
+
+def test_embeddings_that_are_not_finite_fail_their_shard(tmp_path: Path, architecture: Path) -> None:
+    root = filled(tmp_path / "root", range(4))
+    model = new_model(architecture, seed=0)
+    model.visual.ln_post.weight.data[0] = float("nan")
+    save_model(model, TINY, tmp_path / "model")
+    with pytest.raises(BudgetExceeded, match=f"uid {uid_of('p0')}: picture 0: its embedding is not finite"):
+        run(root, tmp_path / "model")
+    assert not root.shards("features")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model", "ViT-B-33"], "closest: ViT-B-32"),
+        (["--model", "/no/such/folder"], "is not a model folder"),
+        (["--model", "ViT-B-32", "--tasks", "evals"], "evals: no evaluation sets here"),
+        (["--model", "ViT-B-32", "--precision", "int4"], "'fp32', 'bf16' or 'fp16'"),
+    ],
+)
+def test_what_is_missing_is_said_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    root = filled(tmp_path, range(2))
+    assert main(["score", "--root", root.url, "--local", *flags]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and message in lines[0]
+
+
+def eval_set(root: Root, name: str, numbers: range) -> None:
+    names = [f"class {n}" for n in numbers]
+    task = Task(name, [picture(n) for n in numbers], np.arange(len(numbers)), names, ["{c}"], names)
+    write_task(root.local("eval", name), task, tars=2)
+
+
+def test_evaluation_sets_are_embedded_under_their_items(tmp_path: Path, tiny_model: Path) -> None:
+    root = filled(tmp_path, range(4))
+    eval_set(root, "first", range(2, 8))
+    root.local("eval", "second", "sub").mkdir(parents=True)
+    for n in (3, 50):
+        root.local("eval", "second", "sub", f"{n}.png").write_bytes(picture(n))
+    summary = run(root, tiny_model, tasks="eval")
+    name = summary["model_fingerprint"]
+    assert summary["eval_pictures"] == {"first": 6, "second": 2}
+    loaded = load_model(str(tiny_model))
+    for task in ("first", "second"):
+        table = root.read_table("eval_features", name, f"{task}.parquet")
+        assert table.schema.remove_metadata() == eval_features(32).arrow.remove_metadata()
+        pairs = list(eval_pictures(root.local("eval", task)))
+        assert table["item"].to_pylist() == [item for item, _ in pairs]
+        for found, (_, data) in zip(table["image_embedding"].to_pylist(), pairs, strict=True):
+            with torch.inference_mode():
+                image = loaded.model.encode_image(loaded.preprocess(decode_rgb(data))[None], normalize=True)
+            np.testing.assert_allclose(np.array(found, np.float32), image[0].numpy(), atol=5e-4)
+
+
+def test_evaluation_sets_are_embedded_once_and_again_when_they_change(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = filled(tmp_path, range(2))
+    root.local("eval", "loose").mkdir(parents=True)
+    eval_set(root, "steady", range(4))
+    for n in range(2):
+        root.local("eval", "loose", f"{n}.png").write_bytes(picture(n))
+    run(root, tiny_model, tasks="eval")
+    before = files(root, "eval_features")
+    capsys.readouterr()
+    assert run(root, tiny_model, tasks="eval")["eval_pictures"] == {"loose": 2, "steady": 4}
+    assert "evaluation pictures" not in capsys.readouterr().err
+    assert files(root, "eval_features") == before
+    root.local("eval", "loose", "2.png").write_bytes(picture(2)[:50])
+    summary = run(root, tiny_model, tasks="eval", max_failed_fraction=1)
+    assert summary["eval_pictures"] == {"steady": 4}
+    assert "loose: 2.png: picture 2: " in summary["shards_failed"]["eval/loose"]
+    root.local("eval", "loose", "2.png").write_bytes(picture(2))
+    assert run(root, tiny_model, tasks="eval")["eval_pictures"] == {"loose": 3, "steady": 4}
+
+
+def test_several_models_stand_side_by_side(tmp_path: Path, tiny_model: Path, architecture: Path) -> None:
+    root = filled(tmp_path / "root", range(4))
+    save_model(new_model(architecture, seed=1), TINY, tmp_path / "Other (v2)")
+    names = [run(root, model)["model_fingerprint"] for model in (tiny_model, tmp_path / "Other (v2)")]
+    names.append(run(root, tiny_model, precision="bf16")["model_fingerprint"])
+    assert sorted(set(names)) == root.names("features")
+    columns = score_columns(root)
+    assert columns[names[1]] == "clip_other_v2_score"
+    tiny = score_column(str(tiny_model))
+    first, second = sorted((names[0], names[2]))
+    assert (columns[first], columns[second]) == (tiny, f"{tiny}_{second}")
+    assert root.read_json("features", names[2], "model.json") == {
+        "model": str(tiny_model), "pretrained": None, "precision": "bf16", "dim": 32, "column": tiny,
+    }  # fmt: skip
+    for name in names:
+        assert {shard.source for shard in root.shards("features", name)} == {"cc12m"}
+
+
+@pytest.mark.parametrize(
+    ("model", "column"),
+    [
+        ("ViT-B-32", "clip_b32_similarity_score"),
+        ("ViT-B-32-quickgelu", "clip_b32_similarity_score"),
+        ("ViT-L-14-336", "clip_l14_similarity_score"),
+        ("ViT-B-16", "clip_vit_b_16_score"),
+        ("hf-hub:someone/CLIP-ViT-g-14.v2", "clip_vit_g_14_v2_score"),
+        ("local-dir:some/folder/my model/", "clip_my_model_score"),
+    ],
+)
+def test_a_model_names_its_column(model: str, column: str) -> None:
+    assert score_column(model) == column
+
+
+def test_openai_weights_have_the_name_that_two_models_want(tmp_path: Path) -> None:
+    root = Root(str(tmp_path))
+    for name, model, pretrained in (
+        ("aaaaaaaaaaaa", "ViT-B-32", "laion2b_s34b_b79k"),
+        ("bbbbbbbbbbbb", "ViT-B-32", "openai"),
+        ("cccccccccccc", "ViT-L-14", "datacomp_xl_s13b_b90k"),
+    ):
+        column = score_column(model)
+        write_model(
+            root,
+            name,
+            {"model": model, "pretrained": pretrained, "precision": "fp32", "dim": 512, "column": column},
+        )
+    # Ingest makes features of DataComp's metadata without saying more of their models; they are OpenAI's.
+    root.write_bytes(b"", "features", "datacomp-l14", "datacomp", "00000.parquet")
+    assert score_columns(root) == {
+        "aaaaaaaaaaaa": "clip_b32_similarity_score_aaaaaaaaaaaa",
+        "bbbbbbbbbbbb": "clip_b32_similarity_score",
+        "cccccccccccc": "clip_l14_similarity_score_cccccccccccc",
+        "datacomp-l14": "clip_l14_similarity_score",
+    }
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b'{"column": "clip; DROP TABLE samples"}'])
+def test_a_broken_model_file_is_named(tmp_path: Path, content: bytes) -> None:
+    root = Root(str(tmp_path))
+    root.write_bytes(content, "features", "aaaaaaaaaaaa", "model.json")
+    with pytest.raises(InputError, match=r"aaaaaaaaaaaa/model\.json: .*delete it"):
+        score_columns(root)
+
+
+def test_no_features_have_no_columns(tmp_path: Path) -> None:
+    assert score_columns(Root(str(tmp_path))) == {}
