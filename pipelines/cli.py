@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "failures": ("pipelines.failures", "why rows failed, at which hosts, and what to try"),
     "adopt": ("pipelines.adopt", "tars that are there already to shards"),
     "score": ("pipelines.score", "CLIP embeddings and scores of each pair"),
+    "signals": ("pipelines.signals", "caption, language, cluster and other signals of each pair"),
     "dedupe": ("pipelines.dedupe", "duplicates, and overlap with evaluation sets"),
     "index": ("pipelines.index", "published files to the catalog"),
     "mix": ("pipelines.build_mix", "a page of YAML to a mixture"),

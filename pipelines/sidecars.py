@@ -44,25 +44,37 @@ def run_stage(
 
 
 class Sidecar:
-    """Where a stage puts its table for a shard, what it reads, and how a finished one is recognised."""
+    """Where a stage puts its table for a shard, what it reads, and how a finished one is recognised.
 
-    def __init__(self, job: str, root: Root, folder: Sequence[str], stage: str, load: Loader) -> None:
+    `reads` are the folders of other sidecars that `load` reads beside the shard.
+    """
+
+    def __init__(
+        self,
+        job: str,
+        root: Root,
+        folder: Sequence[str],
+        stage: str,
+        load: Loader,
+        reads: Sequence[Sequence[str]] = (),
+    ) -> None:
         self.job, self.root, self.folder, self.stage, self.load = job, root, tuple(folder), stage, load
+        self.reads = [("shards",), *map(tuple, reads)]
 
     def mark(self, shard: ShardId) -> str:
-        """Fingerprint of one sidecar: the stage's settings and the shard it was made from."""
-        made_from = self.root.parquet_metadata("shards", shard.source, f"{shard.number}.parquet").get(KEY)
-        return fingerprint(self.stage, made_from)
+        """Fingerprint of one sidecar: the stage's settings, the shard and the other sidecars it was made from."""
+        return fingerprint(self.stage, *(self._found(folder, shard) for folder in self.reads))
 
     def is_done(self, shard: ShardId) -> bool:
-        """Whether the sidecar is there and made from the shard as it is now."""
-        metadata = self.root.parquet_metadata(*self.folder, shard.source, f"{shard.number}.parquet")
-        return metadata.get(KEY) == self.mark(shard)
+        """Whether the sidecar is there and made from the shard and what lies beside it as they are now."""
+        return self._found(self.folder, shard) == self.mark(shard)
 
-    def write(self, shard: ShardId, table: pa.Table) -> None:
-        """Publish the sidecar of one shard."""
-        name = f"{shard.number}.parquet"
-        self.root.write_table(table, *self.folder, shard.source, name, metadata={KEY: self.mark(shard)})
+    def _found(self, folder: Sequence[str], shard: ShardId) -> str | None:
+        return self.root.parquet_metadata(*folder, shard.source, f"{shard.number}.parquet").get(KEY)
+
+    def write(self, shard: ShardId, table: pa.Table, mark: str) -> None:
+        """Publish the sidecar of one shard; `mark` is of what was there when `table` was loaded."""
+        self.root.write_table(table, *self.folder, shard.source, f"{shard.number}.parquet", metadata={KEY: mark})
 
 
 class _SidecarWork:
@@ -75,11 +87,13 @@ class _SidecarWork:
         apply = self.make()
 
         def work(shard: ShardId) -> dict[str, Any]:
+            # First: what is downloaded or scored anew meanwhile makes the sidecar one of before.
+            mark = self.out.mark(shard)
             table = self.out.load(self.out.root, shard)
             result = apply(table)
             if result.num_rows != table.num_rows:
                 raise ShardError(f"{shard}: {result.num_rows} rows out for {table.num_rows} in; this is a defect")
-            self.out.write(shard, result)
+            self.out.write(shard, result, mark)
             return {"rows": table.num_rows, "counts": {"done": result.num_rows}}
 
         return work

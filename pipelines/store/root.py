@@ -4,8 +4,11 @@
     <root>/shards/<source>/00000.{tar,parquet}, 00000_stats.json   download, adopt
     <root>/retries/<source>/00012.parquet              download --retry: the rows to fetch once more
     <root>/adopted/<source>/00000.parquet              adopt: what each tar holds
-    <root>/features/<fingerprint>/<source>/00000.parquet           score
-    <root>/verdicts/<fingerprint>/<source>/00000.parquet           dedupe
+    <root>/features/<fingerprint>/<source>/00000.parquet, model.json    score
+    <root>/eval_features/<fingerprint>/<set>.parquet   score --tasks
+    <root>/signals/<fingerprint>/<source>/00000.parquet, signals.json   signals
+    <root>/centroids/<features>/k1000-seed0.npy        signals: clusters of a model's image embeddings
+    <root>/looks/, pairs/, verdicts/<fingerprint>/<source>/00000.parquet   dedupe
     <root>/catalog.duckdb                              index
     <root>/mixes/<name>/manifest.parquet, mix.lock.json, uids.npy  mix
     <root>/models/<run>/, <root>/results/              train, evaluate
