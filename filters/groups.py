@@ -7,42 +7,81 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 Indices = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
+
+_BLOCK = 1 << 16
+_SEED = 1
 
 
 def survivor_order(table: pa.Table, priority: Sequence[str]) -> Indices:
-    """Row numbers of `table`, the one to keep first: larger original area, then source as in `priority`, then uid.
+    """Row numbers of `table`, the one to keep first: source as in `priority`, larger original area, score, uid.
 
-    Needs `uid, source, original_width, original_height`. An unknown size counts as 0; sources that `priority` does
-    not name come after those it names, in alphabetical order.
+    Needs `uid, source, original_width, original_height`; `score` (higher is better, unknown last) may be there.
+    Sources that `priority` does not name come after those it names and tie among themselves. An unknown size counts
+    as 0. The smallest uid decides at last, so the order of the rows does not matter.
     """
-    sources = table["source"].to_pylist()
-    others = sorted({s for s in sources if s is not None} - set(priority))
-    place = {source: rank for rank, source in enumerate([*priority, *others])}
-    width, height = (np.array(table[c].fill_null(0), np.int64) for c in ("original_width", "original_height"))
-    ranks = np.array([place.get(source, len(place)) for source in sources], np.int64)
-    uids = np.array(table["uid"].to_pylist(), dtype=np.str_)
-    return np.lexsort((uids, ranks, -width * height)).astype(np.int64)
+    rank = pc.index_in(table["source"].cast(pa.string()), value_set=pa.array(priority, pa.string()))
+    width, height = (table[c].fill_null(0).cast(pa.int64()) for c in ("original_width", "original_height"))
+    columns = {"rank": rank.fill_null(len(priority)), "area": pc.multiply(width, height), "uid": table["uid"]}
+    keys = [("rank", "ascending"), ("area", "descending"), ("uid", "ascending")]
+    if "score" in table.column_names:
+        columns["score"] = table["score"]
+        keys.insert(2, ("score", "descending"))
+    return np.array(pc.sort_indices(pa.table(columns), sort_keys=keys), np.int64)
 
 
 def keys_of(column: pa.ChunkedArray) -> Indices:
-    """One number for each different value of `column`: int64 [N], −1 for null."""
-    encoded = column.combine_chunks().dictionary_encode() if len(column) else column
-    return np.array(encoded.indices.fill_null(-1), np.int64) if len(column) else np.empty(0, np.int64)
+    """A number for each value that `column` has more than once, equal for equal values: int64 [N], −1 elsewhere."""
+    if not len(column):
+        return np.empty(0, np.int64)
+    keys = np.array(column.combine_chunks().dictionary_encode().indices.fill_null(-1), np.int64)
+    repeated = np.bincount(keys + 1) > 1
+    repeated[0] = False
+    keys[~repeated[keys + 1]] = -1
+    return keys
 
 
-def equal_classes(*keys: Indices) -> Indices:
-    """Number of the class of each row [N]: rows are in one class when a chain of equal keys (not −1) joins them."""
+def row_hashes(values: npt.NDArray[np.unsignedinteger], salt: int = 0) -> npt.NDArray[np.uint64]:
+    """One number uint64 [N] for each row of `values` [N, D]: equal rows have equal ones, others hardly ever."""
+    odd = np.random.default_rng([_SEED, salt]).integers(0, 2**64, values.shape[1], np.uint64) | np.uint64(1)
+    parts = [
+        (values[start : start + _BLOCK] * odd).sum(axis=1, dtype=np.uint64) for start in range(0, len(values), _BLOCK)
+    ]
+    return np.concatenate([np.empty(0, np.uint64), *parts])
+
+
+def heads_of(order: Indices, *keys: Indices) -> Indices:
+    """The best row of the class of each row, int64 [N]: a chain of equal `keys` (not −1) joins the rows of a class.
+
+    `order` has the rows, the best first; a row without an equal is its own.
+    """
+    head = np.arange(len(order))
+    known = np.flatnonzero(np.logical_or.reduce([key >= 0 for key in keys]))
+    if len(known):
+        rank = np.empty(len(order), np.int64)
+        rank[order] = np.arange(len(order))
+        classes = _classes([key[known] for key in keys])
+        best = np.full(classes.max() + 1, len(order), np.int64)
+        np.minimum.at(best, classes, rank[known])
+        head[known] = order[best[classes]]
+    return head
+
+
+def _classes(keys: Sequence[Indices]) -> Indices:
+    """Number of the class of each row: rows and the values of their keys are the nodes of a graph."""
     rows, hubs, offset = [], [], len(keys[0])
     for key in keys:
         known = np.flatnonzero(key >= 0)
+        values, hub = np.unique(key[known], return_inverse=True)
         rows.append(known)
-        hubs.append(key[known] + offset)
-        offset += int(key.max(initial=-1)) + 1
+        hubs.append(hub + offset)
+        offset += len(values)
     return components(offset, np.stack([np.concatenate(rows), np.concatenate(hubs)], axis=1))[: len(keys[0])]
 
 
@@ -56,25 +95,27 @@ def components(size: int, pairs: Indices) -> Indices:
 
 def is_repeat(keys: Indices, order: Indices) -> Bools:
     """Whether a row that comes earlier in `order` has the same key (not −1): bool [N]."""
+    known = order[keys[order] >= 0]
+    _, first = np.unique(keys[known], return_index=True)
     repeat = np.zeros(len(keys), np.bool_)
-    _, first = np.unique(keys[order], return_index=True)
-    repeat[order] = True
-    repeat[order[first]] = False
-    return repeat & (keys >= 0)
+    repeat[known] = True
+    repeat[known[first]] = False
+    return repeat
 
 
-def stars(size: int, pairs: Indices) -> dict[int, int]:
-    """The survivor of each node that has one, as {node: survivor}, for nodes 0 to `size` − 1, the best first.
+def stars(size: int, pairs: Indices) -> Indices:
+    """The survivor of each of `size` nodes, the best first; its own number for a node that survives: int64 [size].
 
     `pairs` [P, 2] are equal pictures. In their order, nodes that are still free become survivors and take all free
     nodes that are paired with themselves. A node that only a chain of likenesses joins to the survivor is not taken:
     so a chain cannot pull unlike pictures together.
     """
-    neighbours: dict[int, list[int]] = {}
-    for a, b in np.sort(pairs, axis=1).tolist():
-        neighbours.setdefault(a, []).append(b)
-    survivor: dict[int, int] = {}
-    for node in range(size):
-        if node not in survivor:
-            survivor.update({n: node for n in neighbours.get(node, []) if n not in survivor})
+    survivor = np.arange(size)
+    ranked = np.unique(np.sort(pairs, axis=1), axis=0)
+    nodes, starts = np.unique(ranked[:, 0], return_index=True)
+    stops = np.append(starts, len(ranked))[1:]
+    for node, start, stop in zip(nodes.tolist(), starts.tolist(), stops.tolist(), strict=True):
+        if survivor[node] == node:
+            paired = ranked[start:stop, 1]
+            survivor[paired[survivor[paired] == paired]] = node
     return survivor

@@ -21,6 +21,7 @@ _STEPS = 3  # Gauss-Newton steps a level
 _STRETCH = (0.85, 1.18)
 _SHIFT = 0.15  # of half the width
 _SMOOTHING = 1.7  # standard deviation in pixels of the less detailed picture
+_INSET = 0.25  # pixels at the edge that are not compared: what a crop cut off shines into them
 _CHUNK = 128
 
 
@@ -97,7 +98,8 @@ def _lay(pictures: Floats, fit: Floats) -> tuple[Floats, Bools, Bools]:
     for stretch, shift in ((fit[:, 2], fit[:, 3]), (fit[:, 0], fit[:, 1])):
         place = (stretch[:, None] * _positions(side) + shift[:, None] + 1) * (side / 2) - 0.5
         weights = np.maximum(0, 1 - np.abs(np.clip(place, 0, side - 1)[:, :, None] - np.arange(side)))
-        sampled.append((weights.astype(np.float32), (place >= -0.5) & (place <= side - 0.5)))
+        inside = (place > _INSET) & (place < side - 1 - _INSET)
+        sampled.append((weights.astype(np.float32), inside))
     (down, rows), (across, columns) = sampled
     return _separable(down, pictures, across), rows, columns
 

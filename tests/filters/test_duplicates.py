@@ -9,7 +9,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from filters.duplicates import NearParams, Pictures, verdicts
+from filters.caption_groups import caption_signatures
+from filters.duplicates import NearParams, Pictures, SemanticParams, decide, distances, verdicts
+from filters.groups import Floats, Indices
+from filters.near_pairs import cross_candidates, self_candidates
 from filters.pixels import RGB
 from pipelines.store.schema import VERDICTS
 from tests.filters.drawings import FAMILIES, as_evaluation, clock, flag, jpeg, near_copy, pictures, row, smiley
@@ -51,8 +54,8 @@ def test_kinds_and_survivors(pool: Rows) -> None:
         "a-same-bytes": "b-same-bytes",
         "same-pixels": "b-same-bytes",
         "b-same-bytes": None,
-        "smiley1": None,
-        "half": "smiley1",
+        "smiley1": "half",  # smaller, but of a better source
+        "half": None,
         "double": None,
         "flag3": "double",
         "cropped": "double",
@@ -62,7 +65,7 @@ def test_kinds_and_survivors(pool: Rows) -> None:
         "clock2": "exact_bytes",
         "a-same-bytes": "exact_bytes",
         "same-pixels": "exact_pixels",
-        "half": "near",
+        "smiley1": "near",
         "flag3": "near",
         "cropped": "near",
     }
@@ -195,3 +198,148 @@ def test_unknown_hashes_are_no_placeholders() -> None:
     table = given.table.append_column("url", pa.array(["a", "b", "c"]))
     found = verdicts(Pictures(table, given.thumbs), priority=[], placeholder_urls=1)
     assert "placeholder" not in found["kind"].to_pylist()
+
+
+def test_each_evaluation_set_has_its_column(pool: Rows) -> None:
+    held_out = [
+        *[(row("bytes", "", jpeg(clock(2))), "first"), (row("near", "", near_copy(clock(2), 0.8, 0, 90)), "second")],
+        *[(row("later", "", jpeg(clock(2))), "third"), (row("other", "", jpeg(clock(5))), "third")],
+    ]
+    given = pictures([picture for picture, _ in held_out])
+    table = given.table.append_column("eval_set", pa.array([name for _, name in held_out]))
+    evaluation = Pictures(table.append_column("eval_item", table["uid"]), given.thumbs)
+    columns = {"first": "in_1", "second": "in_2", "third": "in_3", "fourth": "in_4"}
+    found = verdicts(pictures(pool), priority=PRIORITY, evaluation=evaluation, eval_columns=columns)
+    assert found.column_names == [*VERDICTS.names, *columns.values()]
+    values = by_uid(found)["a-same-bytes"]
+    assert [values[c] for c in columns.values()] == ["exact_bytes", "near", "exact_bytes", None]
+    assert (values["eval_set"], values["eval_item"], values["eval_distance"]) == ("first", "bytes", 0)
+    values = by_uid(found)["same-pixels"]
+    assert [values[c] for c in columns.values()] == ["exact_pixels", "near", "exact_pixels", None]
+    assert all(found[column].null_count >= len(pool) - 4 for column in columns.values())
+    assert found.slice(3, 5).equals(
+        decide(pictures(pool), priority=PRIORITY, evaluation=evaluation).table(3, 8, eval_columns=columns)
+    )
+
+
+def embedded(rows: Rows, vectors: dict[str, list[float]]) -> Pictures:
+    """`rows` as pictures with embeddings of length 1, all others at right angles to these and to each other."""
+    given = pictures(rows)
+    matrix = np.zeros((len(rows), 8 + len(rows)), np.float32)
+    for number, (values, _) in enumerate(rows):
+        own = vectors.get(str(values["uid"]))
+        matrix[number, 8 + number] = 1 if own is None else 0
+        matrix[number, : len(own or [])] = own or []
+    matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
+    return Pictures(given.table, given.thumbs, matrix.astype(np.float16))
+
+
+def test_semantic_duplicates_take_their_near_group_with_them() -> None:
+    rows = [
+        row("best", "photos", jpeg(clock(1))),
+        row("like", "web", jpeg(smiley(1))),
+        row("near-like", "web", near_copy(smiley(1), 0.5, 0, 85)),
+        row("far", "web", jpeg(flag(1))),
+        row("near-far", "web", near_copy(flag(1), 0.5, 0, 85)),
+        row("same-as-far", "web", jpeg(flag(1))),
+        row("alone", "web", jpeg(flag(3))),
+    ]
+    vectors = {
+        "best": [1.0, 0.0],
+        "like": [1.0, 0.1],
+        "near-like": [1.0, 0.15],
+        "far": [1.0, -0.1],
+        "near-far": [0.0, 1.0],  # its near twin is like the best, this one is not
+        "same-as-far": [1.0, -0.1],
+    }
+    given = embedded(rows, vectors)
+    found = by_uid(decide(given, priority=PRIORITY, semantic=SemanticParams(0.05)).table())
+    assert {uid: (r["kind"], r["duplicate_of"]) for uid, r in found.items() if r["kind"]} == {
+        "like": ("semantic", "best"),
+        "near-like": ("near", "best"),
+        "near-far": ("near", "far"),
+        "same-as-far": ("exact_bytes", "far"),
+    }
+    assert found["like"]["distance"] == pytest.approx(1 - 1 / np.hypot(1, 0.1), abs=1e-3)
+    assert {uid for uid, r in found.items() if r["group"] == "best"} == {"best", "like", "near-like"}
+    without = by_uid(decide(given, priority=PRIORITY).table())
+    assert without["near-like"]["duplicate_of"] == "like"
+
+
+def test_equal_embeddings_and_chains_of_embeddings() -> None:
+    rows = [row(f"row{n}", "web", jpeg(clock(n))) for n in range(9)]
+    angles = [0, 0, 0, 8, 16, 24, 32, 40, 48]
+    vectors = {f"row{n}": [np.cos(np.radians(a)), np.sin(np.radians(a))] for n, a in enumerate(angles)}
+    limit = SemanticParams(1 - float(np.cos(np.radians(10))))
+    found = by_uid(decide(embedded(rows, vectors), priority=[], semantic=limit).table())
+    of = {uid: r["duplicate_of"] for uid, r in found.items()}
+    assert of == {
+        "row0": None, "row1": "row0", "row2": "row0", "row3": "row0", "row4": None, "row5": "row4", "row6": None,
+        "row7": "row6", "row8": None,
+    }  # fmt: skip
+
+
+def test_evaluation_pictures_by_embedding(pool: Rows) -> None:
+    given = embedded(pool, {"clock3": [1.0, 0.0], "clock1": [0.0, 1.0]})
+    held_out = as_evaluation(pictures([row("a", "", jpeg(smiley(1))), row("b", "", jpeg(flag(2)))]), "held-out")
+    vectors = np.zeros((1, given.vectors.shape[1] if given.vectors is not None else 0), np.float16)
+    vectors[0, :2] = [1.0, 0.02]
+    evaluation = Pictures(held_out.table, held_out.thumbs, vectors, np.array([1]))
+    found = by_uid(decide(given, priority=[], evaluation=evaluation, semantic=SemanticParams(0.01)).table())
+    values = found["clock3"]
+    assert (values["eval_kind"], values["eval_item"]) == ("semantic", "b")
+    assert values["eval_distance"] == pytest.approx(0.0002, abs=1e-3)
+    assert found["clock1"]["eval_kind"] is None
+    assert found["flag2"]["eval_kind"] == "exact_bytes"
+
+
+def test_captions_change_no_verdict(pool: Rows) -> None:
+    captions = caption_signatures(pa.chunked_array([["one and the same caption"] * len(pool)]))
+    found = decide(pictures(pool), priority=PRIORITY, captions=captions).table()
+    plain = verdicts(pictures(pool), priority=PRIORITY)
+    columns = ["caption_of", "caption_similarity"]
+    assert found.drop_columns(columns).equals(plain.drop_columns(columns))
+    # Of the best source, the largest: all are equal there, so the smallest uid.
+    assert set(found["caption_of"].to_pylist()) == {None, "b-same-bytes"}
+    assert set(found["caption_similarity"].to_pylist()) == {None, 1.0}
+
+
+@pytest.mark.parametrize("size", [40, 100])
+def test_a_hash_that_many_share_does_not_pair_all_with_all(size: int) -> None:
+    """40 pictures of one hash are all compared; 100 only with the first, and with the first of a hash nearby."""
+    hashes = [7] * size + [6] * size + [2**60 - 1]
+    table = pa.table(
+        {
+            "phash": pa.array(hashes, pa.uint64()),
+            "original_width": pa.nulls(len(hashes), pa.int32()),
+            "original_height": pa.nulls(len(hashes), pa.int32()),
+        }
+    )
+    thumbs = np.random.default_rng(0).integers(0, 255, (len(hashes), 64, 64, 3), dtype=np.uint8)
+    thumbs[:, :32] = np.random.default_rng(0).integers(0, 255, (len(hashes), 1, 1, 3), dtype=np.uint8)
+    given = Pictures(table, thumbs.__getitem__)
+    params = NearParams(hamming_radius=1, tangent_radius=0)
+    rows = np.arange(len(hashes))
+    found = set(map(tuple, self_candidates(given, rows, params).tolist()))
+    few = {(0, n) for n in range(1, size)} | {(size, n) for n in range(size + 1, 2 * size)}
+    few |= {(n, size) for n in range(size)} | {(0, n) for n in range(size, 2 * size)}
+    every = {(a, b) for a in range(2 * size) for b in range(a + 1, 2 * size)}
+    assert found == (every if size == 40 else few)
+    crossed = set(map(tuple, cross_candidates(given, rows[:size], given, rows[size:], params).tolist()))
+    assert crossed == {(a, b) for a in range(size) for b in range(size) if size == 40 or 0 in (a, b)}
+
+
+def test_many_equal_thumbnails_are_compared_with_the_first_only() -> None:
+    """300 pictures that look alike and differ in their bytes: one comparison each, not 44,850."""
+    values, thumb = row("blank", "web", jpeg(flag(0)))
+    rows = [({**values, "uid": f"{n:03d}", "sha256": f"{n}", "pixel_hash": f"{n}"}, thumb) for n in range(300)]
+    given = pictures(rows)
+    compared: list[int] = []
+
+    def verify(one: Pictures, first: Indices, other: Pictures, second: Indices) -> Floats:
+        compared.append(len(first))
+        return distances(one, first, other, second)
+
+    found = decide(given, priority=[], verify=verify).table()
+    assert found["duplicate_of"].to_pylist() == [None, *["000"] * 299]
+    assert sum(compared) == 299

@@ -1,0 +1,195 @@
+"""Pairs of pictures that may be nearly the same: candidates by hash and by blurred pixels, and their distance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from filters.candidates import Pairs, Thumbs, near_tangent_pairs
+from filters.groups import Floats, Indices, row_hashes
+from filters.hamming import hamming_pairs, hamming_self_pairs
+from filters.near import THUMB, picture_distance
+
+Hashes = npt.NDArray[np.uint64]
+Vectors = npt.NDArray[np.float16] | npt.NDArray[np.float32]
+
+_VERIFY_BLOCK = 4096
+_ALL = 4096  # pairs of pictures of two equal or near hashes up to which all are candidates
+
+
+@dataclass(frozen=True, slots=True)
+class NearParams:
+    """What counts as nearly the same picture.
+
+    `hamming_radius` (bits of 64) and `tangent_radius` (in units of the pictures' curvature, see `tangent_pairs`)
+    bound the candidates, `max_distance` (0 to 1) the verified `picture_distance`; `max_aspect` bounds the difference
+    of the logarithms of width/height, which a crop of 5 % on each side changes by 0.1.
+    """
+
+    hamming_radius: int = 8
+    tangent_radius: float = 1.8
+    max_distance: float = 0.09
+    max_aspect: float = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Pictures as columns: hashes and sizes, and a function from row numbers to thumbnails uint8 [n, 64, 64, 3].
+
+    `table` has `sha256, pixel_hash` (texts or bytes), `phash` (uint64), `original_width, original_height` (integers),
+    any of them null where unknown: an unknown hash equals nothing. Thumbnails may have a side of 16 where another
+    function than `distances` verifies pairs. `vectors` float16 or float32 [M, D] are L2-normalised embeddings of
+    the rows `vector_rows` [M], of all rows where that is None.
+    """
+
+    table: pa.Table
+    thumbs: Thumbs
+    vectors: Vectors | None = None
+    vector_rows: Indices | None = None
+
+
+# The distance float32 [P] of rows[p] of the first pictures and others[p] of the second.
+Verify = Callable[[Pictures, Indices, Pictures, Indices], Floats]
+
+
+def distances(one: Pictures, rows: Indices, other: Pictures, others: Indices) -> Floats:
+    """`picture_distance` float32 [P] of rows[p] of `one` and others[p] of `other`, from thumbnails of 64 × 64."""
+    detail = np.minimum(shorter_side(one.table)[rows], shorter_side(other.table)[others])
+    found = [np.empty(0, np.float32)]
+    for start in range(0, len(rows), _VERIFY_BLOCK):
+        block = slice(start, start + _VERIFY_BLOCK)
+        found.append(picture_distance(one.thumbs(rows[block]), other.thumbs(others[block]), detail[block]))
+    return np.concatenate(found)
+
+
+def self_candidates(pictures: Pictures, rows: Indices, params: NearParams) -> Pairs:
+    """Pairs [P, 2] of places in `rows`, the smaller first, worth verifying, of about the same proportions."""
+    return _candidates(pictures, rows, None, rows, params)
+
+
+def cross_candidates(one: Pictures, rows: Indices, other: Pictures, others: Indices, params: NearParams) -> Pairs:
+    """Pairs [P, 2] of places in `rows` (of `one`) and in `others` (of `other`), as `self_candidates`."""
+    return _candidates(one, rows, other, others, params)
+
+
+def _candidates(one: Pictures, rows: Indices, other: Pictures | None, others: Indices, params: NearParams) -> Pairs:
+    base = other or one
+    by_pixels = _by_pixels(one, rows, other, others, params.tangent_radius)
+    second = None if other is None else _hashes(other, others)
+    found = np.concatenate([by_pixels, _by_hash(_hashes(one, rows), second, params.hamming_radius)])
+    if other is None:
+        # One orientation for each pair: the distance is not quite symmetric.
+        found = np.sort(found[found[:, 0] != found[:, 1]], axis=1)
+    found = np.unique(found[:, 0] * len(others) + found[:, 1])
+    found = np.stack([found // max(1, len(others)), found % max(1, len(others))], axis=1)
+    aspects = log_aspect(one.table)[rows][found[:, 0]], log_aspect(base.table)[others][found[:, 1]]
+    # An unknown size (NaN) excludes nothing.
+    return np.asarray(found[~(np.abs(aspects[0] - aspects[1]) > params.max_aspect)], np.int64)
+
+
+def _hashes(pictures: Pictures, rows: Indices) -> tuple[Hashes, Indices]:
+    """The hashes of those of `rows` that have one, and their places."""
+    column = pictures.table["phash"].take(pa.array(rows))
+    known = np.flatnonzero(np.array(column.is_valid(), np.bool_))
+    return np.array(column.fill_null(0), np.uint64)[known], known
+
+
+def _by_hash(first: tuple[Hashes, Indices], second: tuple[Hashes, Indices] | None, radius: int) -> Pairs:
+    """Pairs of places whose hashes are within `radius`; all of one hash are candidates for each other."""
+    values, ours = _distinct(*first)
+    if second is None:
+        found = np.concatenate(
+            [hamming_self_pairs(values, radius), np.arange(len(values))[:, None].repeat(2, axis=1)]
+        )
+        return _expanded(ours, ours, found)
+    theirs, others = _distinct(*second)
+    return _expanded(ours, others, hamming_pairs(values, theirs, radius))
+
+
+def _by_pixels(one: Pictures, rows: Indices, other: Pictures | None, others: Indices, radius: float) -> Pairs:
+    """Pairs of places whose tangent distance is at most `radius`; equal thumbnails are searched once."""
+    ours = _distinct(_thumb_hashes(one, rows), np.arange(len(rows)))[1]
+    theirs = ours if other is None else _distinct(_thumb_hashes(other, others), np.arange(len(others)))[1]
+    first, second = rows[ours[0][ours[1][:-1]]], others[theirs[0][theirs[1][:-1]]]
+    base = other or one
+    found = near_tangent_pairs(
+        lambda places: one.thumbs(first[places]),
+        len(first),
+        lambda places: base.thumbs(second[places]),
+        len(second),
+        radius,
+    )
+    return _expanded(ours, theirs, found)
+
+
+def _thumb_hashes(pictures: Pictures, rows: Indices) -> Hashes:
+    parts = [np.empty(0, np.uint64)]
+    for start in range(0, len(rows), _VERIFY_BLOCK):
+        thumbs = pictures.thumbs(rows[start : start + _VERIFY_BLOCK])
+        parts.append(row_hashes(np.ascontiguousarray(thumbs).reshape(len(thumbs), -1).view(np.uint64)))
+    return np.concatenate(parts)
+
+
+_Members = tuple[Indices, Indices]
+
+
+def _distinct(hashes: Hashes, places: Indices) -> tuple[Hashes, _Members]:
+    """The distinct hashes, and the places of each, which `_members` gives by the number of the hash."""
+    order = np.argsort(hashes, kind="stable")
+    values, start = np.unique(hashes[order], return_index=True)
+    return values, (places[order], np.append(start, len(order)))
+
+
+def _members(members: _Members, number: int) -> Indices:
+    return members[0][members[1][number] : members[1][number + 1]]
+
+
+def _expanded(one: _Members, other: _Members, pairs: Pairs) -> Pairs:
+    """Pairs of numbers of hashes as pairs of the places that have them.
+
+    Many pictures may have one hash, as blank ones have. Of two hashes (or of one with itself) that too many share,
+    all pictures of either are paired with the first of the other: so a hash that 100,000 share does not give 5
+    billion pairs.
+    """
+    sizes = np.diff(one[1])[pairs[:, 0]], np.diff(other[1])[pairs[:, 1]]
+    small = sizes[0] * sizes[1] <= _ALL
+    parts = [_products(one, other, pairs[small])]
+    for a, b in pairs[~small].tolist():
+        left, right = _members(one, a), _members(other, b)
+        parts.append(np.stack([left, np.full(len(left), right[0])], axis=1))
+        parts.append(np.stack([np.full(len(right), left[0]), right], axis=1))
+    return np.concatenate(parts)
+
+
+def _products(one: _Members, other: _Members, pairs: Pairs) -> Pairs:
+    """Every member of pairs[p, 0] with every member of pairs[p, 1]."""
+    counts = np.diff(one[1])[pairs[:, 0]], np.diff(other[1])[pairs[:, 1]]
+    total = counts[0] * counts[1]
+    pair = np.repeat(np.arange(len(pairs)), total)
+    place = np.arange(len(pair)) - np.repeat(np.cumsum(total) - total, total)
+    left = one[1][pairs[pair, 0]] + place // counts[1][pair]
+    right = other[1][pairs[pair, 1]] + place % counts[1][pair]
+    return np.stack([one[0][left], other[0][right]], axis=1)
+
+
+def log_aspect(table: pa.Table) -> npt.NDArray[np.float32]:
+    """Logarithm of width/height, float32 [N]; NaN where unknown."""
+    width, height = _sizes(table)
+    return np.asarray(np.log(width / height), np.float32)
+
+
+def shorter_side(table: pa.Table) -> npt.NDArray[np.int64]:
+    """The shorter side in pixels, int64 [N]; that of a thumbnail where unknown."""
+    shorter = np.minimum(*_sizes(table))
+    return np.where(np.isnan(shorter), THUMB, shorter).astype(np.int64)
+
+
+def _sizes(table: pa.Table) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    width, height = (
+        np.array(table[c].cast(pa.float64()).to_numpy(), np.float64) for c in ("original_width", "original_height")
+    )
+    return width, height

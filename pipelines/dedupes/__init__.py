@@ -1,0 +1,1 @@
+"""The parts of the `dedupe` job: looks, facts, evaluation sets, pairs and verdicts, in the order of their use."""

@@ -1,0 +1,143 @@
+"""What is known of all downloaded pictures, as compact columns: about 100 bytes a picture in memory.
+
+Looks, signatures of captions and embeddings (0.8, 0.5 and 1 kB a picture) lie in temporary files that are mapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
+from filters.caption_groups import PERMUTATIONS, Signatures
+from filters.errors import InputError, ShardError
+from filters.near_pairs import Vectors
+from filters.pixels import RGB
+from filters.vectors import vectors
+from pipelines.dedupes.compact import from_hex, numbers, spacious
+from pipelines.dedupes.looks import LOOK, MINHASH, SIDE, VERSION
+from pipelines.store.embeddings import embedding_width, read_embeddings
+from pipelines.store.root import Root, ShardId
+from pipelines.store.shards import load_successes
+
+_COLUMNS = [
+    "uid", "source", "url", "sha256", "pixel_hash", "phash", "original_width", "original_height", "shard", "offset",
+    "size", "attempt",
+]  # fmt: skip
+_READERS = 8
+_LENGTH = 0.01  # of an embedding that is rounded to half precision, away from 1
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Pictures of all shards, in order of shard and row; those of shard s are rows start[s] to start[s + 1].
+
+    `table` has uid, sha256 and pixel_hash as 16 bytes, source and shard as dictionaries, url as a number, and as they
+    are phash, original_width, original_height, offset, size, `key` (see `looks`), and `score` if there are features.
+    `looks` uint8 [N, 16, 16, 3], `captions` uint32 [N, 128], `vectors` float16 [N, D] or None.
+    """
+
+    table: pa.Table
+    start: npt.NDArray[np.int64]
+    looks: RGB
+    captions: Signatures
+    vectors: Vectors | None
+
+
+def load_facts(root: Root, shards: Sequence[ShardId], features: str | None, *, embed: bool) -> Facts:
+    """The facts of all pictures of `shards`; embeddings of `features` where `embed`.
+
+    ShardError for a sidecar that does not fit its shard, is missing, has another width or holds NaN, naming it.
+    """
+    with ThreadPoolExecutor(_READERS) as pool:
+        tables = list(pool.map(lambda shard: _rows(root, shard, features), shards))
+        start = np.cumsum([0, *(table.num_rows for table in tables)])
+        size = int(start[-1])
+        table = pa.concat_tables(tables).unify_dictionaries()
+        found = Facts(
+            table,
+            start,
+            spacious((size, SIDE, SIDE, 3), np.uint8),
+            spacious((size, PERMUTATIONS), np.uint32),
+            spacious((size, embedding_width(root, features)), np.float16) if embed and features else None,
+        )
+        keys = list(pool.map(lambda number: _fill(root, shards[number], found, number), range(len(shards))))
+        if found.vectors is not None:
+            list(pool.map(lambda n: _embed(root, shards[n], features or "", found, n), range(len(shards))))
+    key = pa.array(np.concatenate([np.empty(0, np.uint64), *keys]))
+    return Facts(table.append_column("key", key), start, found.looks, found.captions, found.vectors)
+
+
+def _rows(root: Root, shard: ShardId, features: str | None) -> pa.Table:
+    """The facts of one shard's pictures."""
+    table = load_successes(root, shard, _COLUMNS)
+    where = root.path("shards", shard.source, f"{shard.number}.parquet")
+    columns = {name: from_hex(table[name], f"{where}: {name}") for name in ("uid", "sha256", "pixel_hash")}
+    for name in ("source", "shard"):
+        columns[name] = table[name].combine_chunks().dictionary_encode()
+    for name in ("phash", "original_width", "original_height", "offset", "size"):
+        columns[name] = table[name].combine_chunks()
+    urls = table["url"].cast(pa.binary()).fill_null(b"")
+    columns["url"] = pa.array(map(xxhash.xxh3_64_intdigest, urls.to_pylist()), pa.uint64())
+    if features is not None:
+        columns["score"] = _scores(root, features, shard, table)
+    return pa.table(columns)
+
+
+def _scores(root: Root, features: str, shard: ShardId, table: pa.Table) -> pa.Array:
+    """The scores of rows, null where there are none; a retry has those of its first attempt."""
+    folder, name = ("features", features, shard.source), f"{shard.number}.parquet"
+    names = [name] if root.exists(*folder, name) else []
+    if not names and not pc.any(pc.equal(table["attempt"], 0)).as_py():
+        names = root.names(*folder, suffix=".parquet")
+    parts = [root.read_table(*folder, name, columns=["uid", "clip_score"]) for name in names]
+    if not parts:
+        return pa.nulls(table.num_rows, pa.float32())
+    known = pa.concat_tables([part.filter(pc.is_in(part["uid"], table["uid"])) for part in parts]).combine_chunks()
+    score = known["clip_score"].take(pc.index_in(table["uid"], known["uid"])).combine_chunks()
+    # A score that is no number decides nothing.
+    return pc.if_else(pc.is_finite(score), score, None).cast(pa.float32())
+
+
+def _fill(root: Root, shard: ShardId, facts: Facts, number: int) -> npt.NDArray[np.uint64]:
+    """Put the looks of one shard where they belong; returns their keys."""
+    rows = slice(int(facts.start[number]), int(facts.start[number + 1]))
+    parts = ("looks", VERSION, shard.source, f"{shard.number}.parquet")
+    table = root.read_table(*parts)
+    own = facts.table["uid"].slice(rows.start, rows.stop - rows.start).combine_chunks()
+    if not from_hex(table["uid"], root.path(*parts)).equals(own):
+        raise ShardError(f"{root.path(*parts)}: was made from another version of its shard; delete it and run again")
+    facts.looks[rows] = numbers(table["look"], LOOK).reshape(-1, SIDE, SIDE, 3)
+    facts.captions[rows] = numbers(table["minhash"], MINHASH).view("<u4")
+    return np.array(table["key"], np.uint64)
+
+
+def _embed(root: Root, shard: ShardId, features: str, facts: Facts, number: int) -> None:
+    """Put the embeddings of one shard where they belong."""
+    assert facts.vectors is not None
+    rows = slice(int(facts.start[number]), int(facts.start[number + 1]))
+    table = load_successes(root, shard, ["uid", "attempt"])
+    table = table.append_column("image_embedding", read_embeddings(root, features, shard, table))
+    facts.vectors[rows] = unit_vectors(table, facts.vectors.shape[1], f"features/{features}/{shard}")
+
+
+def unit_vectors(table: pa.Table, width: int, where: str) -> npt.NDArray[np.float32]:
+    """The column image_embedding float32 [N, `width`]; ShardError unless all are there and of length 1."""
+    try:
+        found, present = vectors(table, width)
+    except InputError as error:
+        raise ShardError(f"{where}: {error}; delete it and run `headwater score` again") from error
+    length = np.linalg.norm(found, axis=1)
+    bad = int((~present).sum()) + int((np.abs(length - 1) > _LENGTH).sum())
+    if bad:
+        raise ShardError(
+            f"{where}: image_embedding: {bad} of {len(table)} rows have none, or one whose length is not 1; "
+            "delete it and run `headwater score` again"
+        )
+    return found
