@@ -10,7 +10,7 @@ import importlib.metadata
 import io
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import duckdb
@@ -19,7 +19,8 @@ import pyarrow as pa
 
 from pipelines.config import JobConfig
 from pipelines.job import Account, job_main, say
-from pipelines.mixture import MixConfig, attrition, build_mix, content_digest, shares, uid_pairs
+from pipelines.manifest import content_digest, uid_pairs
+from pipelines.mixture import Cut, MixConfig, attrition, build_mix, find_cuts, shares
 from pipelines.store import catalog
 from pipelines.store.fingerprint import KEY, fingerprint
 from pipelines.store.root import Root
@@ -38,12 +39,15 @@ def run(config: MixJobConfig) -> dict[str, Any]:
         if _is_done(root, mix.name, mark):
             say(f"mix: {mix.name} is done")
             return {**account.summary(), "mixture": mix.name, "up_to_date": True}
-        manifest = build_mix(con, mix)
-        lock = _lock(con, mix, manifest)
+        cuts = find_cuts(con, mix)
+        manifest = build_mix(con, mix, cuts)
+        lock = _lock(con, mix, manifest, cuts)
     _publish(root, mix.name, manifest, lock, mark)
     account.add(manifest.num_rows, Counter(manifest["source"].to_pylist()))
     account.check(config.max_failed_fraction)
     say(f"mix: {mix.name}: {manifest.num_rows} of {mix.total} samples, {account.text()}")
+    if lock["top"]:
+        say(f"mix: {mix.name}: {top_text(lock['top'])}")
     return {**account.summary(), "mixture": mix.name, "digest": lock["digest"]}
 
 
@@ -51,8 +55,52 @@ def plan(config: MixJobConfig) -> dict[str, Any]:
     """What each source would give, without writing anything."""
     mix = _mix(config)
     with catalog.connect(Root(config.root)) as con:
-        manifest = build_mix(con, mix)
-        return {"mixture": mix.name, "samples": manifest.num_rows, "attrition": attrition(con, mix, manifest)}
+        cuts = find_cuts(con, mix)
+        manifest = build_mix(con, mix, cuts)
+        rows = attrition(con, mix, manifest, cuts)
+    top = top_effect(mix, cuts, rows)
+    return {"mixture": mix.name, "samples": manifest.num_rows, "attrition": rows, "top": top}
+
+
+def top_effect(mix: MixConfig, cuts: Mapping[str, Cut], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What the top fractions did, from the rows of `attrition`; None where there is none.
+
+    For each source the threshold, how many samples were there before it and after, the fraction kept, and the
+    source's share of the samples of all sources before and after.
+    """
+    if not cuts:
+        return None
+    after = {row["source"]: row["steps"][-1][1] for row in rows}
+    before = {row["source"]: row["steps"][-2 if row["source"] in cuts else -1][1] for row in rows}
+    shares = [
+        {
+            "source": name,
+            "fraction": cuts[name].fraction if name in cuts else None,
+            "scored": cuts[name].scored if name in cuts else None,
+            "threshold": cuts[name].threshold if name in cuts else None,
+            "before": before[name],
+            "kept": after[name],
+            "kept_fraction": _ratio(after[name], before[name]),
+            "share_before": _ratio(before[name], sum(before.values())),
+            "share_after": _ratio(after[name], sum(after.values())),
+        }
+        for name in after
+    ]
+    return {"scope": mix.top_scope, "score": mix.top_score, "sources": shares}
+
+
+def _ratio(part: int, whole: int) -> float:
+    return round(part / whole, 6) if whole else 0.0
+
+
+def top_text(top: Mapping[str, Any]) -> str:
+    """What the top fractions kept of each source, and what that made of its share, for a line of progress."""
+    whose = "all sources together" if top["scope"] == "global" else "each source"
+    kept = ", ".join(
+        f"{s['source']} {s['kept_fraction']:.1%} (share {s['share_before']:.1%} to {s['share_after']:.1%})"
+        for s in top["sources"]
+    )
+    return f"the top fraction of {whose} by {top['score']} keeps {kept}"
 
 
 def _mix(config: MixJobConfig) -> MixConfig:
@@ -64,8 +112,11 @@ def _is_done(root: Root, name: str, mark: str) -> bool:
     return found == mark and root.exists("mixes", name, "mix.lock.json") and root.exists("mixes", name, "uids.npy")
 
 
-def _lock(con: duckdb.DuckDBPyConnection, mix: MixConfig, manifest: pa.Table) -> dict[str, Any]:
+def _lock(
+    con: duckdb.DuckDBPyConnection, mix: MixConfig, manifest: pa.Table, cuts: Mapping[str, Cut]
+) -> dict[str, Any]:
     """What is needed to prove that the manifest follows from the catalog and the YAML."""
+    rows = attrition(con, mix, manifest, cuts)
     counts = Counter(manifest["source"].to_pylist())
     return {
         "schema_version": SCHEMA_VERSION,
@@ -77,7 +128,8 @@ def _lock(con: duckdb.DuckDBPyConnection, mix: MixConfig, manifest: pa.Table) ->
             {"source": source.source, "asked": asked, "got": counts[source.source]}
             for source, asked in zip(mix.sources, shares(mix), strict=True)
         ],
-        "attrition": attrition(con, mix, manifest),
+        "attrition": rows,
+        "top": top_effect(mix, cuts, rows),
         "digest": content_digest(manifest),
         "versions": {name: importlib.metadata.version(name) for name in ("headwater", "duckdb", "pyarrow", "numpy")},
     }

@@ -114,8 +114,8 @@ def run_info(root: Root, name: str, families: dict[str, str]) -> RunInfo:
 
 def _kind(mix: dict[str, Any], sources: int) -> Literal["single", "input_mix", "filtered"]:
     """What the study calls a training set: filtered as soon as any condition chooses among its samples."""
-    chosen = [mix["where"], *(s["where"] for s in mix["sources"]), *(s["top_fraction"] for s in mix["sources"])]
-    if any(chosen):
+    rules = [part[rule] for part in (mix, *mix["sources"]) for rule in ("where", "top_fraction")]
+    if any(rules):
         return "filtered"
     return "single" if sources == 1 else "input_mix"
 

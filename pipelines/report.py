@@ -21,11 +21,13 @@ from evaluation.report import render_report
 from evaluation.report_plots import scatter_png
 from evaluation.results import Result, read_results
 from filters.errors import ConfigError, InputError
+from pipelines.build_mix import top_text
 from pipelines.config import JobConfig
 from pipelines.index import ledger
 from pipelines.job import Account, job_main, say
 from pipelines.store import catalog
 from pipelines.store.root import Root
+from pipelines.store.schema import eval_column
 from pipelines.store.shards import read_images
 
 _BINS = 40
@@ -55,12 +57,12 @@ class ReportConfig(JobConfig):
 
 
 class Findings(BaseModel):
-    """What a checks file holds: found against planted, and the near-duplicate curve."""
+    """What a checks file holds: found against planted, and the study of near duplicates."""
 
     model_config = ConfigDict(extra="forbid")
 
     checks: list[page.Check]
-    curve: page.Curve | None = None
+    study: page.Study | None = None
 
 
 def run(config: ReportConfig) -> dict[str, Any]:
@@ -91,7 +93,10 @@ def collect(root: Root, config: ReportConfig) -> page.ReportData:
             summary=config.summary,
             account=_account(con),
             checks=findings.checks,
-            near_duplicates=findings.curve,
+            near_duplicates=findings.study,
+            signals=_signals(con),
+            duplicates=_duplicates(con),
+            overlaps=_overlaps(con, config),
             tasks=_tasks(config, results),
             results=results,
             mixtures=_mixtures(root),
@@ -156,8 +161,17 @@ def _mixtures(root: Root) -> list[page.Mixture]:
         sources = [
             page.MixtureSource(s["source"], weights[s["source"]], s["asked"], s["got"]) for s in lock["sources"]
         ]
-        mixtures.append(page.Mixture(name, sources, [step for row in lock["attrition"] for step in _steps(row)]))
+        steps = [step for row in lock["attrition"] for step in _steps(row)]
+        mixtures.append(page.Mixture(name, sources, steps, _note(lock)))
     return mixtures
+
+
+def _note(lock: dict[str, Any]) -> str:
+    """What a mixture's conditions are, and what its top fraction did to the shares of its sources."""
+    wheres = {where for part in (lock["config"], *lock["config"]["sources"]) if (where := part["where"])}
+    conditions = [f"Where {'; '.join(sorted(wheres))}." if wheres else ""]
+    top = [f"{top_text(lock['top'])}." if lock.get("top") else ""]
+    return " ".join(text[:1].upper() + text[1:] for text in conditions + top if text)
 
 
 def _steps(row: dict[str, Any]) -> list[page.Attrition]:
@@ -176,6 +190,58 @@ def _histograms(con: duckdb.DuckDBPyConnection) -> list[page.Histogram]:
     everything = np.concatenate([scores for _, scores in rows])
     edges = np.linspace(everything.min(), everything.max() + 1e-6, _BINS + 1)
     return [page.Histogram(s, edges.tolist(), np.histogram(scores, edges)[0].tolist()) for s, scores in rows]
+
+
+# What the report tells of each source's captions and pictures, as SQL conditions over `samples`.
+_SIGNALS = {
+    "caption in English": "language = 'en'",
+    "caption is boilerplate": "caption_boilerplate",
+    "caption holds a blocked phrase": "caption_blocked",
+    "caption names an entry": "len(entries) > 0",
+    "caption names a class": "text_based",
+    "caption like an earlier one's": "caption_of IS NOT NULL",
+    "picture in a cluster of the reference": "image_based",
+    "called unsafe": "nsfw_score >= 0.5",
+}
+
+
+def _signals(con: duckdb.DuckDBPyConnection) -> list[page.SourceSignal]:
+    """Shares over the downloaded pictures of each source; signals that nothing was computed for are left out."""
+    shares = ", ".join(f"avg(({condition})::INTEGER)" for condition in _SIGNALS.values())
+    rows = con.execute(
+        f"SELECT source::VARCHAR, {shares} FROM samples WHERE status = 'success' GROUP BY 1 ORDER BY 1"
+    ).fetchall()
+    found = [
+        page.SourceSignal(source, name, share)
+        for source, *each in rows
+        for name, share in zip(_SIGNALS, each, strict=True)
+    ]
+    known = {signal.signal for signal in found if signal.share is not None}
+    return [signal for signal in found if signal.signal in known]
+
+
+def _duplicates(con: duckdb.DuckDBPyConnection) -> list[page.Tally]:
+    rows = con.execute(
+        "SELECT source::VARCHAR, kind::VARCHAR, count(*) FROM samples WHERE kind IS NOT NULL GROUP BY 1, 2 "
+        "ORDER BY 1, 2"
+    ).fetchall()
+    return [page.Tally(source, kind.replace("_", " "), "", count) for source, kind, count in rows]
+
+
+def _overlaps(con: duckdb.DuckDBPyConnection, config: ReportConfig) -> list[page.Tally]:
+    """Pictures that each evaluation set holds, by source and kind; sets without any are shown as such."""
+    labels = {eval_column(name): label.label for name, label in config.tasks.items()}
+    prefix = eval_column("")
+    columns = [name for name, *_ in con.execute("DESCRIBE samples").fetchall() if name.startswith(prefix)]
+    tallies = []
+    for column in columns:
+        label = labels.get(column, column.removeprefix(prefix))
+        rows = con.execute(
+            f'SELECT source::VARCHAR AS s, "{column}"::VARCHAR AS k, count(*) FROM samples '
+            f"WHERE status = 'success' GROUP BY ALL ORDER BY ALL"
+        ).fetchall()
+        tallies += [page.Tally(source, label, kind or "", count if kind else 0) for source, kind, count in rows]
+    return tallies
 
 
 def _galleries(con: duckdb.DuckDBPyConnection, root: Root, config: ReportConfig) -> list[page.Gallery]:

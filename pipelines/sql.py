@@ -1,6 +1,7 @@
 """Questions to the catalog: free SQL, one sample's history, the difference of two mixtures.
 
 headwater sql --root data "SELECT source, status, count(*) FROM samples GROUP BY ALL"
+headwater sql --root data "SELECT count(*) FROM samples WHERE datacomp_basic(samples)"
 headwater explain --root data UID
 headwater mix-diff --root data even filtered
 """
@@ -24,7 +25,9 @@ from rich.table import Table
 from filters.errors import ConfigError, HeadwaterError, InputError
 from pipelines.job import say
 from pipelines.store import catalog
+from pipelines.store.presets import PRESETS
 from pipelines.store.root import Root
+from pipelines.store.stages import STAGES, stage_of
 
 _MAX_CELL = 60
 
@@ -43,7 +46,7 @@ def query(con: duckdb.DuckDBPyConnection, text: str) -> pa.Table:
 
 
 def explain(con: duckdb.DuckDBPyConnection, uid: str) -> dict[str, Any]:
-    """One sample's history: source row, download, signals, duplicate group, and each mixture it is in or not."""
+    """One sample's history: source row, download, what each stage found, presets, each mixture it is in or not."""
     rows = (
         con.sql("SELECT * FROM samples WHERE starts_with(uid, ?) LIMIT 2", params=[uid]).to_arrow_table().to_pylist()
     )
@@ -59,13 +62,28 @@ def explain(con: duckdb.DuckDBPyConnection, uid: str) -> dict[str, Any]:
            LEFT JOIN (FROM mixture_samples WHERE uid = ?) s USING (mixture) GROUP BY mixture ORDER BY mixture""",
         [sample["uid"]],
     ).fetchall()
+    found: dict[str, dict[str, Any]] = {"sample": {}, **{stage.folder: {} for stage in STAGES}}
+    for name, value in sample.items():
+        if value is not None:
+            stage = stage_of(name)
+            found[stage.folder if stage else "sample"][name] = value
     return {
-        "sample": {name: value for name, value in sample.items() if value is not None},
+        **found,
+        "presets": _presets(con, sample["uid"]),
         "attempts": attempts.to_pylist(),
         "mixtures": {
             name: f"in, used {uses} time{'s' * (uses > 1)}" if uses else _why_out(sample) for name, uses in mixtures
         },
     }
+
+
+def _presets(con: duckdb.DuckDBPyConnection, uid: str) -> dict[str, bool | str]:
+    """Which presets hold for a sample, and what some lack; only of those that look at nothing but its row."""
+    alone = [preset for preset in PRESETS if preset.parameters == "s"]
+    lacks = dict(con.execute("SELECT preset, lacks FROM presets").fetchall())
+    calls = [preset.call if lacks[preset.name] is None else f"'{lacks[preset.name]}'" for preset in alone]
+    [values] = con.execute(f"SELECT {', '.join(calls)} FROM samples WHERE uid = ?", [uid]).fetchall()
+    return dict(zip((preset.name for preset in alone), values, strict=True))
 
 
 def mix_diff(con: duckdb.DuckDBPyConnection, old: str, new: str) -> pa.Table:
@@ -147,7 +165,9 @@ def _parser(command: str) -> argparse.ArgumentParser:
     parser.add_argument("--root", default="data", help="data root (default 'data')")
     if command == "sql":
         parser.add_argument(
-            "query", help="one SELECT over samples, attempts, sources, shards, runs, mixtures, mixture_samples"
+            "query",
+            help="one SELECT over samples, attempts, sources, shards, runs, mixtures, mixture_samples, entries or "
+            "presets",
         )
     elif command == "explain":
         parser.add_argument("uid", help="uid of the sample, or its first characters")

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipelines.store.schema import MANIFEST, METADATA, RAW, REASONS, RETRY, SCHEMA_VERSION, SHARD, VERDICTS, features
+from pipelines.store.reasons import REASONS
+from pipelines.store.schema import (
+    MANIFEST,
+    METADATA,
+    RAW,
+    RETRY,
+    SCHEMA_VERSION,
+    SHARD,
+    SIGNALS,
+    eval_features,
+    features,
+    verdicts,
+)
 
 _INTRO = f"""# What the published files hold
 
@@ -17,6 +29,18 @@ Every row has one. `error_message` is img2dataset's text where it has one for th
 `private_address`, `robots` and `bad_url` have the status failed_to_download, because a server was asked.
 """
 
+_CATALOG = """
+## The catalog
+
+Embeddings have as many numbers as their model gives, 512 above; NAME stands for an evaluation set.
+
+Table `samples` of `catalog.duckdb` has the columns of shard for the latest attempt of each uid, those of signals and
+verdicts, and the scores: each model's in a column of its own (`clip_b32_similarity_score`,
+`clip_l14_similarity_score`, else `clip_<model>_score`), the chosen one's as `clip_score` too. A number that is not
+finite is null there. `attempts` has all attempts. `entries` (`entry`, `text`, `matches`) lists the metadata entries
+and how many samples' captions hold each; `presets` (`preset`, `call`, `lacks`, `meaning`, `source`) the published
+filters, see [filters](filters.md). The others are `sources`, `shards`, `runs`, `mixtures`, `mixture_samples`."""
+
 
 def page() -> str:
     """The whole page: reasons, then the columns of each kind of file."""
@@ -24,9 +48,11 @@ def page() -> str:
         (f"`{name}`", status.value, text or "", meaning) for name, (status, text, meaning) in sorted(REASONS.items())
     ]
     parts = [_INTRO, _table(("reason", "status", "`error_message`", "meaning"), rows)]
-    for schema in (RAW, METADATA, RETRY, SHARD, features(512), VERDICTS, MANIFEST):
+    sidecars = (features(512), eval_features(512), SIGNALS, verdicts(["NAME"]))
+    for schema in (RAW, METADATA, RETRY, SHARD, *sidecars, MANIFEST):
         columns = [(f"`{c.name}`", f"`{c.type}`", c.meaning) for c in schema.columns]
         parts += [f"\n## {schema.name}\n", _table(("column", "type", "meaning"), columns)]
+    parts.append(_CATALOG)
     return "\n".join(parts)
 
 

@@ -14,11 +14,12 @@ import pytest
 
 from evaluation.tasks import Task, write_task
 from filters.errors import ConfigError, InputError
-from pipelines import build_mix, dedupe, download, index, ingest, score
+from pipelines import build_mix, dedupe, download, index, ingest, score, signals
 from pipelines.cli import main
 from pipelines.store.catalog import connect
+from pipelines.store.models import score_columns
 from pipelines.store.root import Root
-from pipelines.store.schema import SHARD, VERDICTS, features
+from pipelines.store.schema import SHARD, SIGNALS, features, verdicts
 from pipelines.web.config import FetchConfig
 from tests.pipelines.chain import cc12m_dump, picture, picture_server
 
@@ -44,7 +45,10 @@ def root(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator
     names = ["leaked", "one", "two", "three"]
     write_task(root.local("eval", "unseen"), Task("unseen", shown, np.arange(4), names, ["{c}"], names))
     score.run(score.ScoreConfig(root=root.url, local=True, model=str(tiny_model)))
-    dedupe.run(dedupe.DedupeConfig(root=root.url, tasks="eval"))
+    dedupe.run(dedupe.DedupeConfig(root=root.url, local=True, tasks="eval"))
+    entries = folder / "entries.txt"
+    entries.write_text("picture\nnumber 1\nunheard of\n", encoding="utf-8")
+    signals.run(signals.SignalsConfig(root=root.url, local=True, entries=str(entries), blocklist=str(entries)))
     index.run(index.IndexConfig(root=root.url))
     for name, total in (("small", 5), ("large", 10)):
         build_mix.run(mixture(root, name=name, total=total))
@@ -68,17 +72,39 @@ def test_every_column_has_its_meaning(root: Root) -> None:
         rows = con.execute(
             "SELECT column_name, comment FROM duckdb_columns() WHERE table_name = 'samples'"
         ).fetchall()
-    meanings = {c.name: c.meaning for c in (*SHARD.columns, *features(1).columns, *VERDICTS.columns)}
-    assert dict(rows) == {name: meanings[name] for name, _ in rows}
+    schemas = (features(1), verdicts(["unseen"]), SIGNALS, SHARD)
+    meanings = {column.name: column.meaning for schema in schemas for column in schema.columns}
+    found = dict(rows)
+    (model,) = set(found) - set(meanings)
+    assert model == score_columns(root)[root.names("features")[0]]
+    assert found.pop(model).startswith(meanings["clip_score"])
+    assert found == {name: meanings[name] for name in found}
 
 
 def test_samples_join_scores_and_verdicts(root: Root) -> None:
     copy, original = sample(root, COPY), sample(root, COPY + 1)
     assert {copy["duplicate_of"], original["duplicate_of"]} == {None, min(copy["uid"], original["uid"])}
     assert (sample(root, LEAK)["eval_set"], sample(root, LEAK)["eval_kind"]) == ("unseen", "exact_bytes")
+    assert sample(root, LEAK)["eval_in_unseen"] == "exact_bytes"
     gone = sample(root, GONE)
     assert (gone["status"], gone["reason"], gone["clip_score"]) == ("failed_to_download", "http_404", None)
+    assert gone["caption_words"] is None
     assert -1 <= sample(root, 0)["clip_score"] <= 1
+
+
+def test_samples_join_signals_and_entries_are_counted(root: Root) -> None:
+    # The caption of number 1 is "a picture of number 1".
+    one = sample(root, 1)
+    assert (one["caption_words"], one["caption_chars"], one["language"], one["entries"]) == (5, 21, "en", [0, 1])
+    assert (one["caption_blocked"], one["text_based"]) == (True, None)
+    with connect(root) as con:
+        assert con.execute("SELECT text, matches FROM entries ORDER BY entry").fetchall() == [
+            ("picture", ROWS - 1), ("number 1", 1), ("unheard of", 0),
+        ]  # fmt: skip
+        query = "SELECT count(*) FROM samples WHERE datacomp_basic(samples)"
+        assert con.execute(query).fetchone() == (0,)  # pictures of 48 pixels
+        query = "SELECT count(*) FROM samples WHERE metaclip_probability(entries, 9.5) = 0.5 AND entries = [0]"
+        assert con.execute(query).fetchone() == (ROWS - 2,)
 
 
 def test_embeddings_are_unit_length_and_give_the_score(root: Root) -> None:
@@ -198,7 +224,7 @@ def rows_in(root: Root, table: str = "samples") -> int:
 
 
 def test_a_sidecar_without_its_shard_counts_no_sample_twice(copied: Root, capsys: pytest.CaptureFixture[str]) -> None:
-    for stage in ("features", "verdicts"):
+    for stage in ("features", "verdicts", "signals"):
         (name,) = copied.names(stage)
         folder = copied.local(stage, name, "cc12m")
         shutil.copy(folder / "00000.parquet", folder / "00009.parquet")
@@ -208,6 +234,7 @@ def test_a_sidecar_without_its_shard_counts_no_sample_twice(copied: Root, capsys
     printed = capsys.readouterr().err
     assert "pictures came after the last `headwater score`" in printed
     assert "pictures came after the last `headwater dedupe`" in printed
+    assert "pictures came after the last `headwater signals`" in printed
 
 
 def test_what_a_killed_build_left_does_not_enter_the_next(copied: Root) -> None:
@@ -224,7 +251,7 @@ def test_a_root_where_every_download_failed_is_indexed(tmp_path: Path, tiny_mode
     ingest.run(ingest.IngestConfig(root=root.url, source="cc12m", metadata=str(dump)))
     download.run(download.DownloadConfig(root=root.url, local=True))
     assert score.run(score.ScoreConfig(root=root.url, local=True, model=str(tiny_model)))["rows_in"] == 0
-    assert dedupe.run(dedupe.DedupeConfig(root=root.url))["rows_in"] == 0
+    assert dedupe.run(dedupe.DedupeConfig(root=root.url, local=True))["rows_in"] == 0
     assert index.run(index.IndexConfig(root=root.url))["counts"] == {"skipped": 3}
 
 
@@ -242,8 +269,7 @@ def test_a_foreign_file_among_the_runs_is_named(copied: Root) -> None:
         (["index", "--rebuild"], "features/*/cc12m/00001.parquet", "a published file cannot be read"),
         (["index", "--rebuild"], "mixes/small/mix.lock.json", "mix.lock.json: cannot be read"),
         (["index", "--rebuild"], "mixes/small/manifest.parquet", "a published file cannot be read"),
-        (["dedupe"], "shards/cc12m/00001.parquet", "00001.parquet: cannot be read"),
-        (["dedupe"], "shards/cc12m/00001.tar", "00001.tar: is cut short"),
+        (["index", "--rebuild"], "signals/*/cc12m/00001.parquet", "a published file cannot be read"),
     ],
 )
 def test_damaged_files_are_one_line(

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from filters.errors import ConfigError, InputError
 from filters.sampling import salt, sample_order, sample_order_sql
 from pipelines.ingest import uid_of
-from pipelines.mixture import MixConfig, MixSource, attrition, build_mix, content_digest, shares, uid_pairs
+from pipelines.manifest import content_digest, uid_pairs
+from pipelines.mixture import MixConfig, MixSource, attrition, build_mix, find_cuts, shares
+from pipelines.store.presets import macros
 from pipelines.store.schema import MANIFEST
 
 SOURCES = ("yfcc", "laion", "wit")
@@ -49,6 +51,7 @@ _SAMPLES = pa.schema([
     ("clip_score", pa.float32()), ("duplicate_of", pa.string()), ("eval_set", pa.string()),
     ("kind", pa.string()),
 ])  # fmt: skip
+SOUND = [n for n in range(THERE) if n % 10 != 0 and n % 20 != 1]
 LEFT = THERE - 10 - 5  # successes without duplicates and evaluation overlap
 
 
@@ -148,9 +151,8 @@ def test_top_fraction_follows_datacomps_rule() -> None:
     sources = [MixSource(source="yfcc", top_fraction=0.3)]
     manifest = build_mix(catalog(), mix(100, sources=sources, on_shortage="truncate"))
     assert manifest.num_rows == int(LEFT * 0.3) + 1
-    kept = {int(caption.split()[1]) for caption in manifest["caption"].to_pylist()}
-    sound = [n for n in range(THERE) if n % 10 != 0 and n % 20 != 1]
-    assert kept == set(sound[-manifest.num_rows :])
+    found = {int(caption.split()[1]) for caption in manifest["caption"].to_pylist()}
+    assert found == set(SOUND[-manifest.num_rows :])
 
 
 def test_samples_without_a_score_do_not_move_the_threshold() -> None:
@@ -160,6 +162,95 @@ def test_samples_without_a_score_do_not_move_the_threshold() -> None:
     sources = [MixSource(source="yfcc", top_fraction=0.75)]
     manifest = build_mix(con, mix(100, sources=sources, on_shortage="truncate"))
     assert manifest.num_rows == int(len(scored) * 0.75) + 1
+
+
+def kept(con: duckdb.DuckDBPyConnection, config: MixConfig) -> dict[str, set[int]]:
+    """Numbers of the samples that a mixture takes, by source."""
+    found: dict[str, set[int]] = {}
+    for caption in build_mix(con, config)["caption"].to_pylist():
+        found.setdefault(caption.split()[0], set()).add(int(caption.split()[1]))
+    return found
+
+
+def test_the_mixtures_top_fraction_is_for_sources_without_their_own() -> None:
+    sources = [MixSource(source="yfcc"), MixSource(source="laion", top_fraction=0.1)]
+    found = kept(catalog(), mix(300, sources=sources, top_fraction=0.5, on_shortage="truncate"))
+    assert found == {"yfcc": set(SOUND[-int(LEFT * 0.5) - 1 :]), "laion": set(SOUND[-int(LEFT * 0.1) - 1 :])}
+
+
+def test_a_global_threshold_is_that_of_all_sources_together() -> None:
+    con = catalog()
+    con.execute("UPDATE samples SET clip_score = clip_score / 2 WHERE source = 'wit'")
+    config = mix(300, top_fraction=0.3, top_scope="global", on_shortage="truncate", where="clip_score > 0.1")
+    scores = {s: [n / (200 if s == "wit" else 100) for n in SOUND] for s in SOURCES}
+    pool = np.sort([np.float32(x) for some in scores.values() for x in some if np.float32(x) > 0.1])[::-1]
+    cut = find_cuts(con, config)["wit"]
+    threshold = pool[int(len(pool) * 0.3)]
+    assert (cut.scored, cut.threshold) == (len(pool), threshold)
+    expected = {
+        s: {n for n, x in zip(SOUND, some, strict=True) if np.float32(x) >= threshold} for s, some in scores.items()
+    }
+    assert kept(con, config) == {s: numbers for s, numbers in expected.items() if numbers}
+    rows = attrition(con, config, build_mix(con, config))
+    assert [row["steps"][-1] for row in rows] == [["top_global", len(expected[s])] for s in SOURCES]
+
+
+def test_top_fraction_goes_by_any_score_column() -> None:
+    con = catalog()
+    con.execute("ALTER TABLE samples ADD COLUMN other DOUBLE; UPDATE samples SET other = -clip_score")
+    config = mix(100, sources=[MixSource(source="yfcc")], top_fraction=0.1, top_score="other", on_shortage="truncate")
+    assert kept(con, config) == {"yfcc": set(SOUND[: int(LEFT * 0.1) + 1])}
+    (row,) = attrition(con, config, build_mix(con, config))
+    assert row["steps"][-1] == ["top_in_source", int(LEFT * 0.1) + 1]
+    for wrong, says in (("nope", "nope"), ("caption", "Could not convert")):
+        with pytest.raises(ConfigError, match=says):
+            build_mix(con, config.model_copy(update={"top_score": wrong}))
+
+
+def test_ties_at_the_threshold_stay() -> None:
+    con = catalog()
+    con.execute("UPDATE samples SET clip_score = 0.5 WHERE clip_score >= 0.5")
+    for scope in ("source", "global"):
+        found = kept(con, mix(300, top_fraction=0.1, top_scope=scope, on_shortage="truncate"))
+        assert found == {source: {n for n in SOUND if n >= 50} for source in SOURCES}
+
+
+def test_without_any_score_nothing_is_among_the_best() -> None:
+    con = catalog()
+    con.execute("UPDATE samples SET clip_score = NULL")
+    for scope in ("source", "global"):
+        with pytest.raises(InputError, match="no source has a single sample"):
+            build_mix(con, mix(3, top_fraction=0.5, top_scope=scope, on_shortage="truncate"))
+
+
+def test_a_global_threshold_needs_one_fraction() -> None:
+    with pytest.raises(ValueError, match="a global threshold needs the mixture's `top_fraction`"):
+        mix(3, top_scope="global")
+    with pytest.raises(ValueError, match="there is one `top_fraction`, the mixture's"):
+        mix(3, top_scope="global", top_fraction=0.5, sources=[MixSource(source="wit", top_fraction=0.5)])
+
+
+def test_presets_in_conditions_are_the_same_with_any_number_of_threads() -> None:
+    sources = [
+        MixSource(source="yfcc", where="clip_top(samples, 0.5, score := 'clip_score')"),
+        MixSource(source="laion", where="clip_top_in_source(samples, 0.4, 'clip_score') OR keep(uid_lo, 1, 0.3)"),
+    ]
+    config = mix(60, sources=sources, where="keep(uid_lo, 7, 0.9)", on_shortage="truncate")
+    digests = set()
+    for threads, order in itertools.product((1, 2, 8), (1, -1)):
+        con = catalog(order)
+        con.execute("CREATE TABLE entries (entry INTEGER, text VARCHAR, matches BIGINT)")
+        for statement in macros([], ["clip_score"]):
+            con.execute(statement)
+        con.execute(f"SET threads = {threads}")
+        manifest = build_mix(con, config)
+        digests.add(content_digest(manifest))
+        assert [row["got"] for row in attrition(con, config, manifest)] == [30, counts(manifest)["laion"]]
+    assert len(digests) == 1
+    with pytest.raises(
+        ConfigError, match=r"source yfcc: datacomp_basic needs the columns language.*headwater signals"
+    ):
+        build_mix(con, mix(3, where="datacomp_basic(samples)"))
 
 
 def test_a_caption_column_may_have_any_name() -> None:
