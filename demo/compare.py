@@ -14,8 +14,10 @@ import pyarrow.parquet as pq
 from scipy.stats import rankdata
 
 from demo.compare_pictures import Pair, Row, as_planted, duplicates, leaks, make_check, picture_of
+from demo.compare_signals import signals
+from demo.study import study_checks
 from evaluation.metrics import bootstrap_interval
-from evaluation.report_data import Check
+from evaluation.report_data import Check, Study
 from evaluation.results import Result
 from pipelines.report import Findings
 from pipelines.store import catalog
@@ -36,13 +38,19 @@ class Match:
     extra: int
 
 
-def compare(root: Root, results: Sequence[Result], reference: str, models: int) -> Findings:
-    """All checks of the demo, from `<root>/raw/ground_truth.parquet` and the catalog; `models` results are due."""
+def compare(
+    root: Root, results: Sequence[Result], reference: str, models: int, study: Study | None = None
+) -> Findings:
+    """All checks of the demo, from `<root>/raw/ground_truth.parquet`, the catalog and the study of drawings.
+
+    `models` results are due.
+    """
     match = _match(root)
     checks = [_records(match), *_faults(match.pairs), *duplicates(match.pairs), *leaks(match.pairs)]
-    checks += _swapped(match.pairs)
+    checks += study_checks(study) if study else []
+    checks += [*signals(match.pairs), *_swapped(match.pairs)]
     checks += _accuracy(results, reference, models)
-    return Findings(checks=checks)
+    return Findings(checks=checks, study=study)
 
 
 def _match(root: Root) -> Match:

@@ -20,7 +20,7 @@ from demo.web_faults import COPIES, KINDS, LEAK_TRANSFORMS, TRANSFORMS, deal_kin
 from demo.web_record import SOURCES, STYLE_OF, Record, to_records, to_table, write_ground_truth
 from demo.web_urls import EXTENSION, make_url, unresolvable_url, unusable_url
 from demo.web_vocabulary import Vocabulary, load_vocabulary
-from pipelines.store.schema import status_of
+from pipelines.store.reasons import status_of
 
 __all__ = ["make_plan", "to_records", "write_ground_truth"]
 

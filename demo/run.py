@@ -21,28 +21,28 @@ from demo import web
 from demo.compare import compare
 from demo.corpus import STYLES
 from demo.evalsets import LABELS, REFERENCE, write_eval_sets
+from demo.lists import BLOCKED, CLASSES, ENTRIES, write_lists
+from demo.mixes import CONFIGS, FULL_ROWS, MODELS, mixtures
 from demo.plan import make_plan
 from demo.show import print_findings
+from demo.study import read_study, study_of
 from demo.web_record import SOURCES, STYLE_OF
 from evaluation.results import Result
 from filters.errors import InputError
-from pipelines import build_mix, dedupe, download, evaluate, index, ingest, report, score, train
+from pipelines import build_mix, dedupe, download, evaluate, index, ingest, report, score, signals, train
 from pipelines.config import JobConfig, load_config
 from pipelines.job import job_main, run_recorded, say
-from pipelines.mixture import MixConfig, MixSource
 from pipelines.report import Findings, all_results
+from pipelines.store.models import score_columns
 from pipelines.store.root import Root
 from pipelines.web.config import FetchConfig, HostLimit
 from trainer.config import TrainConfig
 
 HERE = Path(__file__).parent
-CONFIGS = HERE.parent / "configs"
 MARK = "demo.json"
-FULL_ROWS = 6000
-ALONE = 750  # samples of a source by itself: what each has left after the rules, with a margin for other seeds
-# One model a mixture: the two of `configs/mixes/`, and each source alone. Mixtures of the user are not trained.
-MODELS = ("even", "filtered", *(f"only-{source}" for source in SOURCES))
-Until = Literal["download", "score", "dedupe", "compare", "mix", "train", "evaluate", "report"]
+CLUSTERS = 500  # of embeddings, for a demo of the full size
+SEMANTIC = 0.005  # 1 − cosine of semantic duplicates; beyond it the small scorer takes clocks for one another
+Until = Literal["download", "score", "signals", "dedupe", "study", "compare", "mix", "train", "evaluate", "report"]
 SUMMARY = (
     "Six sources were downloaded over HTTP from a web that plants faults, scored, cleared of duplicates and mixed; a "
     "small CLIP model was trained on each mixture and on each source alone, and tested on emoji styles it never saw. "
@@ -61,7 +61,9 @@ class DemoConfig(JobConfig):
     rows: int = Field(FULL_ROWS, ge=600, description="records in the six dumps together")
     samples_per_shard: int = Field(125, ge=1, description="input rows a shard")
     until: Until = Field(
-        "report", description="last stage to run: download, score, dedupe, compare, mix, train, evaluate or report"
+        "report",
+        description="last stage to run: download, score, signals, dedupe, study, compare, mix, train, evaluate or "
+        "report",
     )
     samples_seen: int | None = Field(None, ge=1, description="training pairs a model; the recipe's if not given")
 
@@ -152,37 +154,50 @@ def _download(config: DemoConfig) -> None:
 
 
 def _score(config: DemoConfig) -> None:
-    scorer = score.ScoreConfig(root=config.root, local=config.local, model=str(HERE / "scorer"))
+    write_eval_sets(Root(config.root).local("eval"))
+    scorer = score.ScoreConfig(root=config.root, local=config.local, model=str(HERE / "scorer"), tasks="eval")
     _job("score", scorer, score.run)
 
 
+def _signals(config: DemoConfig) -> None:
+    """Captions by the demo's lists, and pictures by clusters that the reference set's pictures are in."""
+    lists = Root(config.root).local("lists")
+    write_lists(lists)
+    _job("signals", signals.SignalsConfig(
+        root=config.root, local=config.local, entries=str(lists / ENTRIES), classes=str(lists / CLASSES),
+        blocklist=str(lists / BLOCKED), clusters=max(1, CLUSTERS * config.rows // FULL_ROWS), reference=[REFERENCE],
+    ), signals.run)  # fmt: skip
+
+
 def _dedupe(config: DemoConfig) -> None:
-    write_eval_sets(Root(config.root).local("eval"))
-    _job("dedupe", dedupe.DedupeConfig(root=config.root, tasks="eval", priority=list(SOURCES)), dedupe.run)
+    _job("dedupe", dedupe.DedupeConfig(
+        root=config.root, local=config.local, tasks="eval", priority=list(SOURCES), features=_scorer(config),
+        semantic_distance=SEMANTIC,
+    ), dedupe.run)  # fmt: skip
+
+
+def _scorer(config: DemoConfig) -> str:
+    """Fingerprint of the demo's scoring model."""
+    return next(iter(score_columns(Root(config.root))))
+
+
+def _study(config: DemoConfig) -> None:
+    """Near duplicates among drawings, where their transforms and strengths are known one by one."""
+    study_of(Root(config.root), config.seed, min(1.0, config.rows / FULL_ROWS))
 
 
 def _compare(config: DemoConfig) -> None:
     """What was found against what was planted, as far as the chain has come."""
     _index(config)
     root = Root(config.root)
-    findings = compare(root, _results(root), REFERENCE, len(MODELS))
+    findings = compare(root, _results(root), REFERENCE, len(MODELS), read_study(root))
     root.write_bytes(findings.model_dump_json(indent=1).encode(), "comparison.json")
 
 
 def _mix(config: DemoConfig) -> None:
-    """The two mixtures of `configs/mixes/`, and each source alone."""
-    mixes = [
-        load_config(MixConfig, str(CONFIGS / "mixes" / name), [("seed", config.seed)])
-        for name in ("even.yaml", "filtered.yaml")
-    ]
-    mixes += [
-        MixConfig(name=f"only-{source}", seed=config.seed, total=ALONE, sources=[MixSource(source=source)])
-        for source in SOURCES
-    ]
-    for mix in mixes:
-        # A smaller demo has smaller mixtures in proportion.
-        total = mix.total * config.rows // FULL_ROWS
-        settings = {**mix.model_dump(), "total": total, "root": config.root}
+    column = score_columns(Root(config.root))[_scorer(config)]
+    for mix in mixtures(config.seed, config.rows, column):
+        settings = {**mix.model_dump(), "root": config.root}
         _job("mix", build_mix.MixJobConfig.model_validate(settings), build_mix.run)
 
 
@@ -234,7 +249,9 @@ def _index(config: DemoConfig) -> None:
 STAGES: dict[str, Callable[[DemoConfig], None]] = {
     "download": _download,
     "score": _score,
+    "signals": _signals,
     "dedupe": _dedupe,
+    "study": _study,
     "compare": _compare,
     "mix": _mix,
     "train": _train,

@@ -11,7 +11,17 @@ from pathlib import Path
 import jinja2
 
 from evaluation import report_plots as plots
-from evaluation.report_data import Account, Mixture, MixtureSource, Picture, ReportData
+from evaluation.report_data import (
+    Account,
+    Mixture,
+    MixtureSource,
+    Picture,
+    ReportData,
+    SourceSignal,
+    Study,
+    StudyLine,
+    Tally,
+)
 from evaluation.results import Figure, Result
 from filters.errors import InputError
 from trainer.images import decode_rgb
@@ -57,6 +67,7 @@ class MixtureTable:
     alone: bool
     filters: list[str]
     rows: list[MixtureRow]
+    note: str = ""
 
 
 def render_report(data: ReportData, out: Path) -> Path:
@@ -82,7 +93,10 @@ def render_report(data: ReportData, out: Path) -> Path:
         markers=[_uri(plots.marker_png(i)) for i in range(len(data.results))],
         panels=[(s, _uri(plots.panel_png(data.results, drawn, s, reference))) for s in drawn if reference],
         histograms=_uri(plots.histogram_png(data.histograms)) if data.histograms else None,
-        curve=_uri(plots.curve_png(data.near_duplicates)) if data.near_duplicates else None,
+        study=study_tables(data.near_duplicates) if data.near_duplicates else None,
+        duplicates=tally_table(data.duplicates),
+        overlaps=tally_table(data.overlaps),
+        signals=signal_table(data.signals),
         same_family=any(s.same_family for result in data.results for s in result.eval.values()),
         reading=reading(data.results),
     )
@@ -109,7 +123,8 @@ def account_table(account: Account) -> AccountTable:
 
 def mixture_tables(mixtures: list[Mixture]) -> list[MixtureTable]:
     """A table for each mixture of several sources, then the mixtures of one source together."""
-    tables = [MixtureTable(m.name, False, _filters(m), _mixture_rows(m)) for m in mixtures if len(m.sources) != 1]
+    several = [mixture for mixture in mixtures if len(mixture.sources) != 1]
+    tables = [MixtureTable(m.name, False, _filters(m), _mixture_rows(m), m.note) for m in several]
     alone: dict[tuple[str, ...], list[MixtureRow]] = {}
     for mixture in mixtures:
         if len(mixture.sources) == 1:
@@ -146,6 +161,64 @@ def reading(results: list[Result]) -> str:
         f"{percent(first.chance)}. Below it stand the 95\u00a0% interval (bootstrap over pictures), the number of "
         "pictures, and the same model's figure for the reference on the same classes."
     )
+
+
+@dataclass(frozen=True, slots=True)
+class TallyRow:
+    """One source: pictures by kind for each column, and all of them."""
+
+    source: str
+    cells: list[dict[str, int]]
+
+    @property
+    def counts(self) -> list[int]:
+        """Pictures of each column, whatever their kind."""
+        return [sum(cell.values()) for cell in self.cells]
+
+
+@dataclass(frozen=True, slots=True)
+class TallyTable:
+    """Sources down, columns across."""
+
+    columns: list[str]
+    rows: list[TallyRow]
+    sums: list[int]
+
+
+def tally_table(tallies: list[Tally]) -> TallyTable | None:
+    """The tallies turned into a table, in the order given; None without any."""
+    if not tallies:
+        return None
+    columns = list(dict.fromkeys(tally.column for tally in tallies))
+    rows = {tally.source: TallyRow(tally.source, [{} for _ in columns]) for tally in tallies}
+    for tally in tallies:
+        cell = rows[tally.source].cells[columns.index(tally.column)]
+        cell[tally.kind] = cell.get(tally.kind, 0) + tally.pictures
+    sums = [sum(counts) for counts in zip(*(row.counts for row in rows.values()), strict=True)]
+    return TallyTable(columns, list(rows.values()), sums)
+
+
+def signal_table(signals: list[SourceSignal]) -> dict[str, dict[str, float | None]]:
+    """Shares by signal, then by source."""
+    table: dict[str, dict[str, float | None]] = {}
+    for signal in signals:
+        table.setdefault(signal.signal, {})[signal.source] = signal.share
+    return table
+
+
+@dataclass(frozen=True, slots=True)
+class StudyView:
+    """A study's plots as data URIs; its lines, with recall at the threshold in use and at that of the goal."""
+
+    thresholds: str
+    curves: str
+    lines: list[tuple[StudyLine, float, float]]
+
+
+def study_tables(study: Study) -> StudyView:
+    """What the page shows of a study."""
+    lines = [(line, line.recall[study.chosen], line.recall[study.at_goal]) for line in study.lines]
+    return StudyView(_uri(plots.threshold_png(study)), _uri(plots.study_png(study)), lines)
 
 
 def percent(value: float | None) -> str:

@@ -78,11 +78,12 @@ class Attrition:
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """One mixture: its sources and what its filters left out."""
+    """One mixture: its sources, what its filters left out, and a note on that."""
 
     name: str
     sources: list[MixtureSource]
     attrition: list[Attrition] = field(default_factory=list)
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +96,78 @@ class Histogram:
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
-    """Near duplicates: share found (`recall`) and share of clean pictures called duplicates, by threshold."""
+class Tally:
+    """How many pictures of a source are of one kind; `column` is what that is said about, as an evaluation set."""
+
+    source: str
+    column: str
+    kind: str
+    pictures: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSignal:
+    """Share of a source's pictures, 0 to 1, that a signal holds for; None where the signal was not computed."""
+
+    source: str
+    signal: str
+    share: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StudyLine:
+    """Copies of one transform and strength: how many there are, and the share found at each threshold of the study.
+
+    `astray` counts copies that are called a copy of a different picture at the threshold in use; `goal` says that the
+    study's goal is set for these copies.
+    """
+
+    transform: str
+    strength: str
+    copies: int
+    recall: list[float]
+    astray: int
+    goal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """Near duplicates by transform and strength: what is found and what is falsely called, by threshold.
+
+    `false_rate` is the share of the clean `pictures` that are called a copy of a different one at each of
+    `thresholds`; `chosen` is the place of the threshold in use. Of all `pairs` of different pictures `candidates`
+    were compared closely, and `false_pairs` are called copies at the threshold in use. `excused` pairs look the same
+    by nature and count neither way. `goal_recall` is to be reached over all lines with a goal at `goal_false`.
+    """
 
     thresholds: list[float]
-    recall: list[float]
+    chosen: int
     false_rate: list[float]
-    chosen: float | None = None
-    label: str = "threshold"
+    lines: list[StudyLine]
+    pictures: int
+    pairs: int
+    candidates: int
+    false_pairs: int
+    excused: int
+    goal_recall: float
+    goal_false: float
+    note: str = ""
+
+    @property
+    def in_use(self) -> float:
+        """The threshold in use."""
+        return self.thresholds[self.chosen]
+
+    @property
+    def at_goal(self) -> int:
+        """Place of the largest threshold whose false rate is within `goal_false`; 0 if none is."""
+        return max((place for place, rate in enumerate(self.false_rate) if rate <= self.goal_false), default=0)
+
+    def recall(self, *, goal: bool = True) -> list[float]:
+        """Share of the copies found at each threshold: of those with a goal, or of all."""
+        counted = [line for line in self.lines if line.goal or not goal]
+        total = max(1, sum(line.copies for line in counted))
+        return [sum(x.recall[i] * x.copies for x in counted) / total for i in range(len(self.thresholds))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +210,10 @@ class ReportData:
     results: list[Result] = field(default_factory=list)
     mixtures: list[Mixture] = field(default_factory=list)
     histograms: list[Histogram] = field(default_factory=list)
-    near_duplicates: Curve | None = None
+    signals: list[SourceSignal] = field(default_factory=list)
+    duplicates: list[Tally] = field(default_factory=list)
+    overlaps: list[Tally] = field(default_factory=list)
+    near_duplicates: Study | None = None
     galleries: list[Gallery] = field(default_factory=list)
     stages: list[StageTime] = field(default_factory=list)
     credits: list[str] = field(default_factory=list)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from scipy.stats import norm
 
-from evaluation.report_data import Curve, Histogram, TaskInfo
+from evaluation.report_data import Histogram, Study, StudyLine, TaskInfo
 from evaluation.results import Figure, Result
 from filters.errors import InputError
 
@@ -99,22 +99,58 @@ def histogram_png(histograms: Sequence[Histogram]) -> bytes:
     return _png(canvas)
 
 
-def curve_png(curve: Curve) -> bytes:
+def threshold_png(study: Study) -> bytes:
     """Recall and false rate of near duplicates against the threshold, in two panels (their scales differ much)."""
     canvas = Canvas(figsize=(7.6, 3.0), dpi=140)
     found, false = canvas.subplots(1, 2)
-    found.plot(curve.thresholds, np.array(curve.recall) * 100, color=COLOURS[0], linewidth=1.8)
-    found.set_title("near duplicates found, %", fontsize=10, loc="left")
+    for goal, style, label in ((True, "-", "with a goal"), (False, ":", "all")):
+        recall = np.array(study.recall(goal=goal)) * 100
+        found.plot(study.thresholds, recall, style, color=COLOURS[0], linewidth=1.8, label=label)
+    found.axhline(study.goal_recall * 100, color=_FAINT, linewidth=1)
+    found.legend(frameon=False, fontsize=8, loc="lower right")
+    found.set_title("copies found, %", fontsize=10, loc="left")
     found.set_ylim(0, 102)
-    false.plot(curve.thresholds, np.array(curve.false_rate) * 100, color=COLOURS[1], linewidth=1.8)
-    false.set_title("clean pictures called duplicates, %", fontsize=10, loc="left")
-    false.set_ylim(bottom=0)
+    false.step(study.thresholds, np.array(study.false_rate) * 100, where="post", color=COLOURS[1], linewidth=1.8)
+    false.axhline(study.goal_false * 100, color=_FAINT, linewidth=1)
+    false.set_title("different pictures called copies, %", fontsize=10, loc="left")
+    false.set_ylim(bottom=-0.02)
     for ax in (found, false):
-        if curve.chosen is not None:
-            ax.axvline(curve.chosen, color=_INK, linewidth=1.0, linestyle="--")
-            ax.annotate(" in use", (curve.chosen, 0.04), xycoords=("data", "axes fraction"), fontsize=8)
-        ax.set_xlabel(curve.label, fontsize=9)
+        ax.axvline(study.in_use, color=_INK, linewidth=1.0, linestyle="--")
+        ax.annotate(" in use", (study.in_use, 0.5), xycoords=("data", "axes fraction"), fontsize=8)
+        ax.set_xlabel("threshold (distance of aligned pictures)", fontsize=9)
         _spines(ax, "bottom", "left")
+    canvas.tight_layout()
+    return _png(canvas)
+
+
+def study_png(study: Study) -> bytes:
+    """Recall against false rate, a panel a transform and a line a strength; a mark is the threshold in use.
+
+    Each line ends where the threshold that gives its false rate is as wide as the study goes.
+    """
+    transforms: dict[str, list[StudyLine]] = {}
+    for line in study.lines:
+        transforms.setdefault(line.transform, []).append(line)
+    rows = (len(transforms) + 3) // 4
+    canvas = Canvas(figsize=(10.4, 2.6 * rows), dpi=140)
+    axes = canvas.subplots(rows, min(4, len(transforms)), squeeze=False, sharex=True, sharey=True).ravel()
+    false = np.array(study.false_rate) * 100
+    for ax, (name, lines) in zip(axes, transforms.items(), strict=False):
+        for position, line in enumerate(lines):
+            look, recall = mark(position), np.array(line.recall) * 100
+            ax.step(false, recall, where="post", color=look.colour, linewidth=1.5, label=line.strength)
+            ax.plot(
+                false[study.chosen], recall[study.chosen], look.shape, color=look.colour, markersize=5, clip_on=False
+            )
+        ax.axvline(study.goal_false * 100, color=_FAINT, linewidth=1, linestyle="--", zorder=1)
+        ax.set_title(name, fontsize=10, loc="left")
+        ax.legend(frameon=False, fontsize=7, loc="best")
+        ax.set_ylim(-2, 103)
+        _spines(ax, "bottom", "left")
+    for ax in axes[len(transforms) :]:
+        ax.set_axis_off()
+    canvas.supxlabel("different pictures called copies, %", fontsize=9)
+    canvas.supylabel("copies found, %", fontsize=9)
     canvas.tight_layout()
     return _png(canvas)
 

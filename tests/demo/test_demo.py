@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -70,9 +71,9 @@ def test_every_record_is_a_sample_with_the_status_and_reason_that_were_planted(d
     assert uids == (len(truth),)
 
 
-def test_exact_copies_and_exact_leaks_are_all_found(demo: Path) -> None:
+def test_exact_copies_and_leaks_are_all_found(demo: Path) -> None:
     checks = {check.check: check for check in findings(demo)}
-    for name in ("exact duplicates", "leaked evaluation pictures, exact"):
+    for name in ("exact duplicates", "leaked evaluation pictures, exact", "leaked evaluation pictures, near"):
         assert checks[name].planted
         assert checks[name].found == checks[name].planted
 
@@ -94,6 +95,15 @@ SPOILED = {
     "UPDATE samples SET eval_item = 'x (zebra)' WHERE eval_kind = 'exact_bytes'": "leaked evaluation pictures, exact",
     "UPDATE samples SET eval_set = 'noto-v1', eval_item = 'x (zebra)' WHERE status = 'success'":
         "clean pictures called leaked",
+    "UPDATE samples SET eval_set = NULL WHERE eval_kind = 'near'": "leaked evaluation pictures, near",
+    "UPDATE samples SET eval_in_emojione_v1 = NULL, eval_in_noto_v1 = NULL, eval_in_fxemoji = NULL, "
+    "eval_in_emojione_monotone = NULL, eval_in_fluent_emoji_high_contrast = NULL":
+        "leaked evaluation pictures, exact, in the column of their set",
+    "UPDATE samples SET language = 'en'": "captions in other languages, called not English",
+    "UPDATE samples SET language = 'la'": "English captions, called English",
+    "UPDATE samples SET caption_blocked = false": "captions with a phrase of the block list",
+    "UPDATE samples SET text_based = true": "captions that name a class of the list",
+    "UPDATE samples SET caption = 'the same for all'": "captions equal to another",
     "UPDATE samples SET clip_score = -clip_score": "swapped captions, left-out cells",
 }  # fmt: skip
 
@@ -129,6 +139,24 @@ def test_every_model_has_every_figure_with_its_interval(demo: Path) -> None:
         assert all(shift.reference is not None and shift.reference.classes == shift.classes for shift in shifts)
 
 
+def test_signals_and_presets_are_there_for_every_picture(demo: Path) -> None:
+    with connect(Root(str(demo))) as con:
+        empty = con.execute(
+            "SELECT count(*) FROM samples WHERE status = 'success' AND NOT (caption_words > 0 "
+            "AND language IS NOT NULL AND caption_blocked IS NOT NULL AND entries IS NOT NULL "
+            "AND image_based IS NOT NULL)"
+        ).fetchone()
+        ways = con.execute(
+            "SELECT count(*) FILTER (image_based(samples)), count(*) FILTER (datacomp_basic(samples)), count(*) "
+            "FROM samples WHERE status = 'success'"
+        ).fetchone()
+    assert empty == (0,)
+    assert ways is not None and 0 < ways[0] < ways[2] and 0 < ways[1] < ways[2]
+    lock = json.loads((demo / "mixes" / "presets" / "mix.lock.json").read_text())
+    assert lock["top"]["scope"] == "global"
+    assert "image_based(samples)" in (demo / "report" / "index.html").read_text(encoding="utf-8")
+
+
 class _Loads(HTMLParser):
     """Collects what a page would load from elsewhere."""
 
@@ -147,6 +175,8 @@ def test_the_report_is_one_file_that_loads_nothing(demo: Path) -> None:
     assert parser.outside == []
     assert "exact duplicates" in page
     assert "only-yfcc" in page
+    for section in ("verdicts", "duplicates", "signals"):
+        assert f'id="{section}"' in page
     with Image.open(demo / "report" / "scatter.png") as plot:
         assert min(plot.size) > 500
 

@@ -16,7 +16,7 @@ from demo.web_faults import COPIES, CROPS, KINDS, MIN_ROWS, QUALITIES, SCALES
 from demo.web_record import PLAN_SCHEMA, SOURCES, STYLE_OF, Record, to_table
 from demo.web_vocabulary import load_vocabulary
 from filters.errors import InputError
-from pipelines.store.schema import REASONS
+from pipelines.store.reasons import REASONS
 
 SEEDS = (0, 20231)
 ROWS = 6000

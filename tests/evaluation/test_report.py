@@ -12,23 +12,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.report import account_table, count, mixture_tables, render_report, seconds
+from evaluation.report import account_table, count, mixture_tables, render_report, seconds, tally_table
 from evaluation.report_data import (
     Account,
     AccountLine,
     Attrition,
     Check,
-    Curve,
     Gallery,
     Histogram,
     Mixture,
     MixtureSource,
     Picture,
     ReportData,
+    SourceSignal,
     StageTime,
+    Study,
+    StudyLine,
+    Tally,
     TaskInfo,
 )
-from evaluation.report_plots import mark, scatter_png
+from evaluation.report_plots import mark, scatter_png, study_png
 from evaluation.results import Figure, Result, SetResult
 from filters.errors import InputError
 from tests.evaluation.conftest import encode
@@ -39,6 +42,26 @@ TASKS = [
     TaskInfo("near", "Near", "near", "noto"),
     TaskInfo("line", "Lines", "line drawings"),
 ]
+
+
+STUDY = Study(
+    thresholds=[0.0, 0.1, 0.2],
+    chosen=1,
+    false_rate=[0, 0.002, 0.02],
+    lines=[
+        StudyLine("scale", "× 0.5", 50, [0.1, 0.98, 1.0], 0, goal=True),
+        StudyLine("scale", "× 2", 50, [0.1, 1.0, 1.0], 1, goal=True),
+        StudyLine("mirror", "left and right", 20, [0.0, 0.05, 0.1], 0, goal=False),
+    ],
+    pictures=500,
+    pairs=124749,
+    candidates=321,
+    false_pairs=1,
+    excused=1,
+    goal_recall=0.98,
+    goal_false=0.005,
+    note="Drawings.",
+)
 
 
 def figure(value: float, n: int = 900) -> Figure:
@@ -113,7 +136,14 @@ def data() -> ReportData:
             )
         ],
         histograms=[Histogram("yfcc", [0, 0.5, 1], [3, 4]), Histogram("wit", [0, 0.5, 1], [0, 0])],
-        near_duplicates=Curve([0, 1, 2], [0.1, 0.8, 0.95], [0, 0.001, 0.02], chosen=1),
+        signals=[SourceSignal("yfcc", "English", 0.912), SourceSignal("wit", "English", None)],
+        duplicates=[Tally("yfcc", "near", "", 7), Tally("wit", "exact bytes", "", 2)],
+        overlaps=[
+            Tally("yfcc", "Near", "near", 4),
+            Tally("yfcc", "Near", "exact_bytes", 1),
+            Tally("wit", "Lines", "", 0),
+        ],
+        near_duplicates=STUDY,
         galleries=[Gallery("yfcc pictures", [Picture(picture(400), "a <b>dog</b> & cat", "score 0.31")])],
         stages=[StageTime("download", 75.2, 12345), StageTime("train", 4.0)],
         credits=["Noto Emoji, Apache-2.0"],
@@ -164,7 +194,7 @@ def test_page_is_whole_and_self_contained(data: ReportData, tmp_path: Path) -> N
 def test_every_table_is_there(data: ReportData, tmp_path: Path) -> None:
     page = Page(render_report(data, tmp_path).read_text(encoding="utf-8"))
     text = re.sub(r"[ \n]+", " ", " ".join(page.text))
-    assert page.tags.count("table") == 5
+    assert page.tags.count("table") == 9
     for expected in (
         "Sources & robustness",
         "One plain paragraph.",
@@ -179,6 +209,12 @@ def test_every_table_is_there(data: ReportData, tmp_path: Path) -> None:
         "download 1 min 15 s 12\u202f345",
         "Noto Emoji, Apache-2.0",
         "among 100 classes",
+        "Source near exact bytes all yfcc 7 0 7 wit 0 2 2 sum 7 2 9",
+        "Source Near Lines all yfcc 5 near 4 exact bytes 1 0 5 wit 0 0 0 sum 5 0 5",
+        "Signal yfcc wit English 91.2 –",
+        "124\u202f749 pairs of different ones; 321 of these",
+        "99.0\u00a0% of the copies are found, and 0.2\u00a0% of the pictures",
+        "scale × 0.5 50 98.0 98.0 0 yes × 2 50 100.0 100.0 1 yes mirror left and right 20 5.0 5.0 0",
     ):
         assert expected in text, expected
     assert text.count("900 pictures") == 6
@@ -283,3 +319,26 @@ def test_numbers_as_text() -> None:
     assert count(None) == "–" and count(1234567) == "1\u202f234\u202f567"
     assert seconds(3.21) == "3.2 s" and seconds(125.4) == "2 min 5 s"
     assert seconds(59.97) == "1 min 0 s" and seconds(179.7) == "3 min 0 s"
+
+
+def test_study_sums_over_copies_and_finds_its_goal() -> None:
+    assert STUDY.in_use == 0.1
+    assert STUDY.recall() == pytest.approx([0.1, 0.99, 1.0])
+    assert STUDY.recall(goal=False) == pytest.approx([10 / 120, 100 / 120, 102 / 120])
+    assert STUDY.at_goal == 1
+    assert replace(STUDY, false_rate=[0.1, 0.2, 0.3]).at_goal == 0
+
+
+def test_tallies_of_one_cell_add_up() -> None:
+    table = tally_table([Tally("a", "x", "near", 1), Tally("a", "x", "near", 2), Tally("b", "y", "", 3)])
+    assert table is not None and table.columns == ["x", "y"]
+    assert [(row.source, row.cells, row.counts) for row in table.rows] == [
+        ("a", [{"near": 3}, {}], [3, 0]),
+        ("b", [{}, {"": 3}], [0, 3]),
+    ]
+    assert table.sums == [3, 3]
+    assert tally_table([]) is None
+
+
+def test_study_of_one_line_is_drawn() -> None:
+    assert study_png(replace(STUDY, lines=STUDY.lines[:1]))
