@@ -8,6 +8,7 @@ pass over the pairs that cannot be near.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 
 import faiss
@@ -77,33 +78,51 @@ def near_tangent_pairs(
     if not n_queries or not n_base:
         return np.empty((0, 2), np.int64)
     mean, axes = _coarse_space(base, n_base, seed)
-    points = _coarse(base, n_base, mean, axes)
     starts = _coarse(queries, n_queries, mean, axes)
-    centres = _centres(points, clusters or (1 if n_base <= _FEW else round(np.sqrt(n_base))), seed)
-    home, gap = _home(points, centres)
-    order = np.argsort(home, kind="stable")
-    edges = np.searchsorted(home[order], np.arange(len(centres) + 1))
-    reach = np.array([gap[order[a:b]].max(initial=-np.inf) for a, b in pairwise(edges)])
-    found = [np.empty((0, 2), np.int64)]
+    count = clusters or (1 if n_base <= _FEW else round(np.sqrt(n_base)))
+    groups = _clustered(_coarse(base, n_base, mean, axes), count, seed)
     # Neighbours together: they visit the same clusters.
-    walk = np.argsort(_home(starts, centres)[0], kind="stable")
+    walk = np.argsort(_home(starts, groups.centre)[0], kind="stable")
+    found = [np.empty((0, 2), np.int64)]
     for few in np.split(walk, range(_BLOCK, len(walk), _BLOCK)):
-        pictures = blurred(queries(few))
-        limit = _limits(pictures, radius)
-        tangents = _tangent_axes(pictures)
-        coarse = _orthonormal(np.einsum("dc,ndk->nck", axes, tangents, optimize=True))
-        away = np.sqrt(np.maximum(_squared_distance(starts[few], coarse, centres), 0))
-        visit = away <= reach + limit[:, None] + _SLACK
-        if probes is not None:
-            visit &= away <= np.partition(away, min(probes, len(centres)) - 1)[:, [min(probes, len(centres)) - 1]]
-        for cluster in np.flatnonzero(visit.any(axis=0)):
-            members, rows = order[edges[cluster] : edges[cluster + 1]], np.flatnonzero(visit[:, cluster])
-            squared = _squared_distance(starts[few[rows]], coarse[rows], points[members])
-            a, b = np.divmod(np.flatnonzero(squared <= (limit[rows, None] + _SLACK) ** 2), len(members))
-            kept = _verified(pictures[rows], tangents[rows], base, members, a, b, radius)
-            found.append(np.stack([few[rows[a[kept]]], members[b[kept]]], axis=1))
+        rows, columns = _near_block(blurred(queries(few)), starts[few], axes, groups, base, radius, probes)
+        found.append(np.stack([few[rows], columns], axis=1))
     pairs = np.concatenate(found)
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+
+
+@dataclass(frozen=True, slots=True)
+class _Clusters:
+    """Clusters of `point` [N, d]: of c the rows row[start[c] : start[c + 1]], at most reach[c] from centre[c]."""
+
+    point: Floats
+    centre: Floats
+    reach: Floats
+    row: Rows
+    start: Rows
+
+
+def _near_block(
+    pictures: Floats, starts: Floats, axes: Floats, groups: _Clusters, base: Thumbs, radius: float, probes: int | None
+) -> tuple[Rows, Rows]:
+    """Near pairs (number in the block, number in the base) of a block of blurred pictures, coarsely `starts`."""
+    limit = _limits(pictures, radius)
+    tangents = _tangent_axes(pictures)
+    coarse = _orthonormal(np.einsum("dc,ndk->nck", axes, tangents, optimize=True))
+    away = np.sqrt(np.maximum(_squared_distance(starts, coarse, groups.centre), 0))
+    visit = away <= groups.reach + limit[:, None] + _SLACK
+    if probes is not None:
+        last = min(probes, len(groups.centre)) - 1
+        visit &= away <= np.partition(away, last)[:, [last]]
+    found = [(np.empty(0, np.int64), np.empty(0, np.int64))]
+    for cluster in np.flatnonzero(visit.any(axis=0)):
+        members = groups.row[groups.start[cluster] : groups.start[cluster + 1]]
+        rows = np.flatnonzero(visit[:, cluster])
+        squared = _squared_distance(starts[rows], coarse[rows], groups.point[members])
+        a, b = np.divmod(np.flatnonzero(squared <= (limit[rows, None] + _SLACK) ** 2), len(members))
+        kept = _verified(pictures[rows], tangents[rows], base, members, a, b, radius)
+        found.append((rows[a[kept]], members[b[kept]]))
+    return np.concatenate([a for a, _ in found]), np.concatenate([b for _, b in found])
 
 
 def blurred(thumbs: RGB) -> Floats:
@@ -163,6 +182,15 @@ def _coarse_space(base: Thumbs, size: int, seed: int) -> tuple[Floats, Floats]:
 
 def _coarse(thumbs: Thumbs, size: int, mean: Floats, axes: Floats) -> Floats:
     return np.concatenate([(_flat(pictures) - mean) @ axes for pictures in _blurred(thumbs, size)])
+
+
+def _clustered(points: Floats, count: int, seed: int) -> _Clusters:
+    centre = _centres(points, count, seed)
+    home, gap = _home(points, centre)
+    row = np.argsort(home, kind="stable")
+    start = np.searchsorted(home[row], np.arange(len(centre) + 1))
+    reach = [gap[row[a:b]].max(initial=-np.inf) for a, b in pairwise(start)]
+    return _Clusters(points, centre, np.array(reach, np.float32), row, start)
 
 
 def _centres(points: Floats, count: int, seed: int) -> Floats:

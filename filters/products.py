@@ -6,6 +6,7 @@ stored (fp16 or fp32, a memory map too); a block becomes fp32 only while it is m
 
 from __future__ import annotations
 
+from ctypes.util import find_library
 from importlib.util import find_spec
 from typing import Any, Protocol
 
@@ -54,7 +55,8 @@ class Products(Protocol):
 
 def products(vectors: Vectors) -> Products:
     """Products of `vectors` on the GPU where torch sees one, else on the CPU."""
-    if find_spec("torch") is not None:
+    # To import torch takes seconds, and without NVIDIA's driver it sees no GPU.
+    if find_library("cuda") is not None and find_spec("torch") is not None:
         import torch
 
         if torch.cuda.is_available():
