@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from evaluation.pictures import CLASSNAMES
 from filters.errors import InputError
 from trainer.images import decode_rgb
 
-CLASSNAMES = "classnames.txt"
 TEMPLATES = "zeroshot_classification_templates.txt"
 FAMILY = "family.txt"
 _SUFFIXES = {"WEBP": "webp", "PNG": "png", "JPEG": "jpg"}
