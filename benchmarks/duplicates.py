@@ -191,6 +191,8 @@ def on_gpu(quick: bool) -> tuple[dict[str, Any], dict[str, float], dict[str, boo
     """Figures, goals and whether they are met, of the embeddings on a GPU."""
     import torch
 
+    if not torch.cuda.is_available():
+        sys.exit("--gpu: torch sees no GPU here")
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
     figures = run_part("embeddings", 1_000_000 if quick else 10_000_000)
     figures["minutes"] = figures["seconds"] / 60

@@ -59,7 +59,8 @@ def start(root: Path, seed: int, rows: int = 6000) -> WebProcess:
     stop(root)
     folder = root / "web"
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "demo.web", "--root", str(root), "--seed", str(seed), "--rows", str(rows)]
+    # -P: a folder `demo` where the caller stands would be taken for the package.
+    command = [sys.executable, "-P", "-m", "demo.web", "--root", str(root), "--seed", str(seed), "--rows", str(rows)]
     with (folder / "web.log").open("ab") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     _children[process.pid] = process

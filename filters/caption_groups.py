@@ -66,14 +66,12 @@ def caption_groups(signatures: Signatures, order: Indices, threshold: float) -> 
     if not len(rows):
         return first, similarity
     # Equal captions are one node.
-    _, heads, node = np.unique(row_hashes(signatures)[rows], return_index=True, return_inverse=True)
-    by_rank = np.argsort(heads)
-    heads = rows[heads[by_rank]]
-    rank = np.empty(len(by_rank), np.int64)
-    rank[by_rank] = np.arange(len(by_rank))
+    _, place, of = np.unique(row_hashes(signatures)[rows], return_index=True, return_inverse=True)
+    nodes = np.sort(place)
+    heads = rows[nodes]
     pairs = _bucket_pairs(signatures, heads, threshold)
     near = pairs[_similarity(signatures, heads[pairs[:, 0]], heads[pairs[:, 1]]) >= np.float32(threshold)]
-    chosen = heads[stars(len(heads), near)[rank[node]]]
+    chosen = heads[stars(len(heads), near)[np.searchsorted(nodes, place[of])]]
     others = np.flatnonzero(chosen != rows)
     first[rows[others]] = chosen[others]
     similarity[rows[others]] = _similarity(signatures, chosen[others], rows[others])
@@ -104,8 +102,7 @@ def _bucket_pairs(signatures: Signatures, rows: Indices, threshold: float) -> In
             codes.append(ordered[late - back] * len(rows) + ordered[late])
         late = np.flatnonzero(crowd & (place > 0))
         codes.append(ordered[late - place[late]] * len(rows) + ordered[late])
-    found = np.unique(np.concatenate(codes))
-    return np.stack([found // len(rows), found % len(rows)], axis=1)
+    return np.stack(np.divmod(np.unique(np.concatenate(codes)), len(rows)), axis=1)
 
 
 def _similarity(signatures: Signatures, a: Indices, b: Indices) -> Floats:

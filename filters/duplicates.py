@@ -22,12 +22,21 @@ from filters.groups import (
     heads_of,
     is_repeat,
     keys_of,
-    row_hashes,
     stars,
     survivor_order,
 )
 from filters.held_out import KINDS, Hits, SemanticParams, find_hits, no_hits
-from filters.near_pairs import NearParams, Pictures, Vectors, Verify, distances, self_candidates
+from filters.near_pairs import (
+    NearParams,
+    Pictures,
+    Vectors,
+    Verify,
+    alike_in_shape,
+    distances,
+    embedded,
+    self_candidates,
+)
+from filters.products import distinct
 
 __all__ = ["Decisions", "NearParams", "Pictures", "SemanticParams", "decide", "distances", "verdicts"]
 
@@ -81,10 +90,14 @@ def decide(
 
     Bytes that more than `placeholder_urls` different URLs (column `url`, any type) gave are no picture of anything,
     but what servers send in place of one: all their rows, the first too, have the kind `placeholder`, and none
-    survives. `semantic` needs `pictures.vectors` of all rows. Rows whose `captions` (of `caption_signatures`) are
+    survives. Another picture whose survivor they would be, such as the page in another format, remains its duplicate.
+    Rows of one uid (nested pools as sources, a retry) are one sample, and no duplicates of each other.
+
+    `semantic` needs `pictures.vectors` of all rows. Rows whose `captions` (of `caption_signatures`) are
     alike name the first of them; this changes no verdict.
 
-    The result depends neither on the order of the rows nor on thread counts.
+    The result does not depend on the order of the rows, nor on the number of threads as long as there are few enough
+    embeddings to compare all with all (a k-means, see `filters.clusters`, may round differently).
     """
     params = params or NearParams()
     table = pictures.table
@@ -93,11 +106,11 @@ def decide(
     head = heads_of(order, bytes_key, pixels_key)
     survivor, distance, kind, group = _groups(pictures, order, head, bytes_key, params, semantic, verify)
     if placeholder_urls is not None:
-        _mark_placeholders(table, bytes_key, placeholder_urls, survivor, distance, kind, group)
-    caption_of, similarity = _caption_columns(captions, order, caption_similarity)
+        _mark_placeholders(table, bytes_key, placeholder_urls, survivor, distance, kind)
+    caption_of, similarity = _caption_columns(captions, table["uid"], order, caption_similarity)
     hits: Hits = no_hits()
     if evaluation is not None and len(evaluation.table) and len(table):
-        hits = find_hits(pictures, head, evaluation, params, semantic, verify)
+        hits = find_hits(pictures, order, head, evaluation, params, semantic, verify)
     items = None if evaluation is None else evaluation.table["eval_item"]
     return Decisions(table["uid"], kind, survivor, distance, group, caption_of, similarity, hits, items)
 
@@ -122,9 +135,20 @@ def _groups(
     distance[exact] = 0
     kind[exact] = _EXACT_PIXELS
     kind[is_repeat(bytes_key, order)] = _EXACT_BYTES
+    again = _of_own_uid(pictures.table["uid"], survivor)
+    distance[again], kind[again] = np.nan, -1
     grouped = np.zeros(len(head), np.bool_)
     grouped[survivor[kind >= 0]] = True
-    return survivor, distance, kind, np.where(grouped[survivor], survivor, -1)
+    group = np.where(grouped[survivor], survivor, -1)
+    survivor[again] = again
+    return survivor, distance, kind, group
+
+
+def _of_own_uid(uid: pa.ChunkedArray, of: Indices) -> Indices:
+    """The rows for which `of` (a row, or −1) names another row of the same uid."""
+    rows = np.flatnonzero((of >= 0) & (of != np.arange(len(of))))
+    same = pc.equal(uid.take(pa.array(rows)), uid.take(pa.array(of[rows])))
+    return rows[np.array(same, np.bool_)]
 
 
 def _near_groups(pictures: Pictures, heads: Indices, params: NearParams, verify: Verify) -> tuple[Indices, Floats]:
@@ -136,6 +160,7 @@ def _near_groups(pictures: Pictures, heads: Indices, params: NearParams, verify:
     _, first = np.unique(of, return_index=True)
     late = np.stack([first[of], np.arange(len(heads))], axis=1)
     late = late[(late[:, 0] != late[:, 1]) & ~np.isin(late @ [len(heads), 1], pairs @ [len(heads), 1])]
+    late = late[alike_in_shape(pictures, heads[late[:, 0]], pictures, heads[late[:, 1]], params)]
     distance = np.concatenate([distance, verify(pictures, heads[late[:, 0]], pictures, heads[late[:, 1]])])
     pairs = np.concatenate([pairs, late])
     near = distance <= params.max_distance
@@ -168,7 +193,7 @@ def _add_semantic(
     params: SemanticParams,
 ) -> None:
     """Let survivors of near groups survive no longer where the embedding of a better one is close; in place."""
-    rows = heads[survivor[heads] == heads]
+    rows = embedded(vectors, heads[survivor[heads] == heads])
     chosen, to = _semantic_stars(vectors[rows], params)
     taken = np.flatnonzero(chosen != np.arange(len(rows)))
     new = survivor.copy()
@@ -186,20 +211,17 @@ def _add_semantic(
 
 def _semantic_stars(vectors: Vectors, params: SemanticParams) -> tuple[Indices, Floats]:
     """For each of `vectors` (the best first) its survivor by cosine, and the distance to it."""
-    _, first, of = np.unique(
-        row_hashes(vectors.view(f"u{vectors.dtype.itemsize}")), return_index=True, return_inverse=True
-    )
     # Equal vectors are one node, as many as there may be.
-    by_rank = np.argsort(first)
-    nodes = first[by_rank]
-    rank = np.empty(len(nodes), np.int64)
-    rank[by_rank] = np.arange(len(nodes))
+    nodes, first_of = distinct(vectors)
+    if len(nodes) < len(vectors):
+        vectors = vectors[nodes]
     pairs, cosine = similar_pairs(
-        vectors[nodes], 1 - params.max_distance, clusters=params.clusters, probes=params.probes, seed=params.seed
+        vectors, 1 - params.max_distance, clusters=params.clusters, probes=params.probes, seed=params.seed
     )
     star = stars(len(nodes), pairs)
     to = _distance_to(star, pairs, np.clip(1 - cosine, 0, 1).astype(np.float32))
-    return nodes[star[rank[of]]], np.nan_to_num(to[rank[of]])
+    node = np.searchsorted(nodes, first_of)
+    return nodes[star[node]], np.nan_to_num(to[node])
 
 
 def _cosine_distance(vectors: Vectors, a: Indices, b: Indices) -> Floats:
@@ -218,26 +240,23 @@ def _mark_placeholders(
     survivor: Indices,
     distance: Floats,
     kind: Kinds,
-    group: Indices,
 ) -> None:
-    """Verdicts of placeholders, in place: no survivor, and a group named by its smallest uid."""
+    """Verdicts of placeholders, in place: none has a survivor; they stay in their group."""
     known = bytes_key >= 0
     often = np.flatnonzero(known & (np.bincount(bytes_key[known], minlength=1)[bytes_key] > most))
-    rows = pa.table({"key": bytes_key[often], "row": often})
-    rows = rows.append_column("url", table["url"].take(rows["row"]))
-    rows = rows.append_column("uid", table["uid"].take(rows["row"])).sort_by(
-        [("key", "ascending"), ("uid", "ascending")]
-    )
+    rows = pa.table({"key": bytes_key[often], "url": table["url"].take(pa.array(often))})
     urls = rows.group_by("key").aggregate([("url", "count_distinct")])
-    many = urls.filter(pc.greater(urls["url_count_distinct"], most))["key"].combine_chunks()
-    rows = rows.filter(pc.is_in(rows["key"], value_set=many))
-    row, key = np.array(rows["row"], np.int64), np.array(rows["key"], np.int64)
-    _, first, of = np.unique(key, return_index=True, return_inverse=True)
-    kind[row], distance[row], group[row] = len(KINDS), 0, row[first[of]]
-    survivor[row] = row
+    many = urls.filter(pc.greater(urls["url_count_distinct"], most))["key"]
+    row = often[np.isin(bytes_key[often], np.array(many, np.int64))]
+    kind[row], distance[row], survivor[row] = len(KINDS), 0, row
 
 
-def _caption_columns(signatures: Signatures | None, order: Indices, threshold: float) -> tuple[Indices, Floats]:
+def _caption_columns(
+    signatures: Signatures | None, uid: pa.ChunkedArray, order: Indices, threshold: float
+) -> tuple[Indices, Floats]:
     if signatures is None:
         return np.full(len(order), -1, np.int64), np.full(len(order), np.nan, np.float32)
-    return caption_groups(signatures, order, threshold)
+    caption_of, similarity = caption_groups(signatures, order, threshold)
+    again = _of_own_uid(uid, caption_of)
+    caption_of[again], similarity[again] = -1, np.nan
+    return caption_of, similarity

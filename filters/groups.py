@@ -93,6 +93,12 @@ def components(size: int, pairs: Indices) -> Indices:
     return np.asarray(connected_components(edges, directed=False)[1], np.int64)
 
 
+def unique_pairs(pairs: Indices, size: int) -> Indices:
+    """`pairs` [P, 2] in order and each once; their second numbers are below `size`."""
+    # Sorting single numbers is ten times faster than sorting by two keys.
+    return np.stack(np.divmod(np.unique(pairs[:, 0] * size + pairs[:, 1]), max(1, size)), axis=1)
+
+
 def is_repeat(keys: Indices, order: Indices) -> Bools:
     """Whether a row that comes earlier in `order` has the same key (not −1): bool [N]."""
     known = order[keys[order] >= 0]
@@ -111,7 +117,7 @@ def stars(size: int, pairs: Indices) -> Indices:
     so a chain cannot pull unlike pictures together.
     """
     survivor = np.arange(size)
-    ranked = np.unique(np.sort(pairs, axis=1), axis=0)
+    ranked = unique_pairs(np.sort(pairs, axis=1), size)
     nodes, starts = np.unique(ranked[:, 0], return_index=True)
     stops = np.append(starts, len(ranked))[1:]
     for node, start, stop in zip(nodes.tolist(), starts.tolist(), stops.tolist(), strict=True):

@@ -119,10 +119,7 @@ def _join(ours: Hashes, theirs: Hashes | None, radius: int) -> Found:
                 first &= (apart & _mask(plan[block])) != 0
             parts.append((a[first], b[first]))
             total += int(first.sum())
-            if total > MOST_PAIRS:
-                raise InputError(
-                    f"more than {MOST_PAIRS:,} pairs of hashes within {radius} bits: use a smaller radius"
-                )
+            _check_number(total, radius)
     return _together(parts, ours)
 
 
@@ -134,16 +131,25 @@ def _brute(ours: Hashes, theirs: Hashes | None, radius: int) -> Found:
     base = ours if theirs is None else theirs
     index = faiss.IndexBinaryFlat(_BITS)
     index.add(np.ascontiguousarray(base).view(np.uint8).reshape(-1, 8))
-    parts = []
-    for start in range(0, len(ours), _TABLE):
-        block = np.ascontiguousarray(ours[start : start + _TABLE])
+    parts, total = [], 0
+    # However near all are to each other, no block finds more than can be held.
+    step = max(1, min(_TABLE, MOST_PAIRS // len(base)))
+    for start in range(0, len(ours), step):
+        block = np.ascontiguousarray(ours[start : start + step])
         # faiss reports distances strictly below its radius.
         ends, _, found = index.range_search(block.view(np.uint8).reshape(-1, 8), radius + 1)
         ends = np.asarray(ends, np.int64)
         a, b = np.repeat(block, ends[1:] - ends[:-1]), base[found]
         keep = a < b if theirs is None else np.ones(len(a), np.bool_)
         parts.append((a[keep], b[keep]))
+        total += int(keep.sum())
+        _check_number(total, radius)
     return _together(parts, ours)
+
+
+def _check_number(pairs: int, radius: int) -> None:
+    if pairs > MOST_PAIRS:
+        raise InputError(f"more than {MOST_PAIRS:,} pairs of hashes within {radius} bits: use a smaller radius")
 
 
 def _plan(ours: Hashes, theirs: Hashes | None, radius: int) -> list[list[int]] | None:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from filters.clusters import cross_pairs
 from filters.groups import Floats, Indices
-from filters.near_pairs import NearParams, Pictures, Verify, cross_candidates
+from filters.near_pairs import NearParams, Pictures, Verify, cross_candidates, embedded
 
 # How two pictures may be the same, the closest first.
 KINDS = ("exact_bytes", "exact_pixels", "near", "semantic")
@@ -55,6 +55,7 @@ def no_hits() -> Hits:
 
 def find_hits(
     pictures: Pictures,
+    order: Indices,
     head: Indices,
     evaluation: Pictures,
     params: NearParams,
@@ -63,8 +64,8 @@ def find_hits(
 ) -> Hits:
     """Hits of `pictures` among `evaluation` (whose table also has `eval_set` and `eval_item`).
 
-    `head` [N] names for each row the one that stands for all rows of the same bytes or pixels: what is near for it is
-    near for them. The result does not depend on the order of rows.
+    `order` [N] has the rows, the best first; `head` [N] names for each row the one that stands for all of the same
+    bytes or pixels: what is near for it is near for them. The result does not depend on the order of rows.
     """
     # Their order by name is the order of preference.
     by_name = np.array(
@@ -73,7 +74,7 @@ def find_hits(
     names = sorted(pc.unique(evaluation.table["eval_set"]).to_pylist())
     sets = np.array(pc.index_in(evaluation.table["eval_set"], value_set=pa.array(names, pa.string())), np.int32)
     parts = _exact_hits(pictures, evaluation, by_name, sets[by_name])
-    heads = np.unique(head)
+    heads = order[head[order] == order]
     parts.append(_near_hits(pictures, heads, evaluation, by_name, params, verify))
     if semantic is not None and pictures.vectors is not None and evaluation.vectors is not None:
         parts.append(_semantic_hits(pictures, heads, evaluation, by_name, semantic))
@@ -121,6 +122,7 @@ def _semantic_hits(
     assert pictures.vectors is not None and evaluation.vectors is not None
     rows = evaluation.vector_rows
     rows = np.arange(len(evaluation.table)) if rows is None else rows
+    heads = embedded(pictures.vectors, heads)
     # In order of names, so that the clusters do not depend on the order of the pictures.
     rank = np.empty(len(by_name), np.int64)
     rank[by_name] = np.arange(len(by_name))
@@ -155,8 +157,8 @@ def _closest(
     rank = np.empty(len(by_name), np.int64)
     rank[by_name] = np.arange(len(by_name))
     order = np.lexsort((rank[place], distance, kind, sets[place], row))
-    _, first = np.unique(np.stack([row[order], sets[place[order]]], axis=1), axis=0, return_index=True)
-    order = order[first]
+    is_first = (np.diff(row[order], prepend=-1) != 0) | (np.diff(sets[place[order]], prepend=-1) != 0)
+    order = order[is_first]
     order = order[np.lexsort((rank[place[order]], distance[order], kind[order], row[order]))]
     place = place[order]
     return Hits(row[order], kind[order].astype(np.int8), distance[order], place, sets[place], names)

@@ -10,14 +10,17 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from filters.candidates import Pairs, Thumbs, near_tangent_pairs
-from filters.groups import Floats, Indices, row_hashes
+from filters.groups import Floats, Indices, row_hashes, unique_pairs
 from filters.hamming import hamming_pairs, hamming_self_pairs
 from filters.near import THUMB, picture_distance
 
 Hashes = npt.NDArray[np.uint64]
+_Members = tuple[Indices, Indices]  # the places of each distinct hash, see `_distinct`
+_Joined = tuple[_Members, _Members, Pairs]  # pairs of numbers of such hashes
 Vectors = npt.NDArray[np.float16] | npt.NDArray[np.float32]
 
 _VERIFY_BLOCK = 4096
+_VECTOR_BLOCK = 1 << 16
 _ALL = 4096  # pairs of pictures of two equal or near hashes up to which all are candidates
 
 
@@ -43,13 +46,21 @@ class Pictures:
     `table` has `sha256, pixel_hash` (texts or bytes), `phash` (uint64), `original_width, original_height` (integers),
     any of them null where unknown: an unknown hash equals nothing. Thumbnails may have a side of 16 where another
     function than `distances` verifies pairs. `vectors` float16 or float32 [M, D] are L2-normalised embeddings of
-    the rows `vector_rows` [M], of all rows where that is None.
+    the rows `vector_rows` [M], of all rows where that is None; a row of zeros has none.
     """
 
     table: pa.Table
     thumbs: Thumbs
     vectors: Vectors | None = None
     vector_rows: Indices | None = None
+
+
+def embedded(vectors: Vectors, rows: Indices) -> Indices:
+    """Those of `rows` that have a vector, in their order."""
+    starts = range(0, len(rows), _VECTOR_BLOCK)
+    has = [vectors[rows[start : start + _VECTOR_BLOCK]].any(axis=1) for start in starts]
+    found: Indices = rows[np.concatenate([np.empty(0, np.bool_), *has])]
+    return found
 
 
 # The distance float32 [P] of rows[p] of the first pictures and others[p] of the second.
@@ -78,17 +89,28 @@ def cross_candidates(one: Pictures, rows: Indices, other: Pictures, others: Indi
 
 def _candidates(one: Pictures, rows: Indices, other: Pictures | None, others: Indices, params: NearParams) -> Pairs:
     base = other or one
-    by_pixels = _by_pixels(one, rows, other, others, params.tangent_radius)
+    aspects = log_aspect(one.table)[rows], log_aspect(base.table)[others]
+    our_shapes, their_shapes = (np.floor(a / max(params.max_aspect, 1e-6)) for a in aspects)
     second = None if other is None else _hashes(other, others)
-    found = np.concatenate([by_pixels, _by_hash(_hashes(one, rows), second, params.hamming_radius)])
+    by_pixels = _by_pixels(one, rows, other, others, params.tangent_radius)
+    by_hash = _by_hash(_hashes(one, rows), second, params.hamming_radius)
+    found = np.concatenate(
+        [_expanded(*by_pixels, our_shapes, their_shapes), _expanded(*by_hash, our_shapes, their_shapes)]
+    )
     if other is None:
         # One orientation for each pair: the distance is not quite symmetric.
         found = np.sort(found[found[:, 0] != found[:, 1]], axis=1)
-    found = np.unique(found[:, 0] * len(others) + found[:, 1])
-    found = np.stack([found // max(1, len(others)), found % max(1, len(others))], axis=1)
-    aspects = log_aspect(one.table)[rows][found[:, 0]], log_aspect(base.table)[others][found[:, 1]]
-    # An unknown size (NaN) excludes nothing.
-    return np.asarray(found[~(np.abs(aspects[0] - aspects[1]) > params.max_aspect)], np.int64)
+    found = unique_pairs(found, len(others))
+    return np.asarray(found[alike_in_shape(one, rows[found[:, 0]], base, others[found[:, 1]], params)], np.int64)
+
+
+def alike_in_shape(
+    one: Pictures, rows: Indices, other: Pictures, others: Indices, params: NearParams
+) -> npt.NDArray[np.bool_]:
+    """Whether rows[p] of `one` and others[p] of `other` are of about the same proportions, or unknown: bool [P]."""
+    apart = np.abs(log_aspect(one.table)[rows] - log_aspect(other.table)[others])
+    # That of an unknown size is NaN.
+    return np.asarray(~(apart > params.max_aspect), np.bool_)
 
 
 def _hashes(pictures: Pictures, rows: Indices) -> tuple[Hashes, Indices]:
@@ -98,20 +120,18 @@ def _hashes(pictures: Pictures, rows: Indices) -> tuple[Hashes, Indices]:
     return np.array(column.fill_null(0), np.uint64)[known], known
 
 
-def _by_hash(first: tuple[Hashes, Indices], second: tuple[Hashes, Indices] | None, radius: int) -> Pairs:
-    """Pairs of places whose hashes are within `radius`; all of one hash are candidates for each other."""
+def _by_hash(first: tuple[Hashes, Indices], second: tuple[Hashes, Indices] | None, radius: int) -> _Joined:
+    """Pairs of hashes within `radius`; all pictures of one hash are candidates for each other."""
     values, ours = _distinct(*first)
     if second is None:
-        found = np.concatenate(
-            [hamming_self_pairs(values, radius), np.arange(len(values))[:, None].repeat(2, axis=1)]
-        )
-        return _expanded(ours, ours, found)
+        itself = np.arange(len(values))[:, None].repeat(2, axis=1)
+        return ours, ours, np.concatenate([hamming_self_pairs(values, radius), itself])
     theirs, others = _distinct(*second)
-    return _expanded(ours, others, hamming_pairs(values, theirs, radius))
+    return ours, others, hamming_pairs(values, theirs, radius)
 
 
-def _by_pixels(one: Pictures, rows: Indices, other: Pictures | None, others: Indices, radius: float) -> Pairs:
-    """Pairs of places whose tangent distance is at most `radius`; equal thumbnails are searched once."""
+def _by_pixels(one: Pictures, rows: Indices, other: Pictures | None, others: Indices, radius: float) -> _Joined:
+    """Pairs of thumbnails whose tangent distance is at most `radius`; equal thumbnails are searched once."""
     ours = _distinct(_thumb_hashes(one, rows), np.arange(len(rows)))[1]
     theirs = ours if other is None else _distinct(_thumb_hashes(other, others), np.arange(len(others)))[1]
     first, second = rows[ours[0][ours[1][:-1]]], others[theirs[0][theirs[1][:-1]]]
@@ -123,7 +143,7 @@ def _by_pixels(one: Pictures, rows: Indices, other: Pictures | None, others: Ind
         len(second),
         radius,
     )
-    return _expanded(ours, theirs, found)
+    return ours, theirs, found
 
 
 def _thumb_hashes(pictures: Pictures, rows: Indices) -> Hashes:
@@ -132,9 +152,6 @@ def _thumb_hashes(pictures: Pictures, rows: Indices) -> Hashes:
         thumbs = pictures.thumbs(rows[start : start + _VERIFY_BLOCK])
         parts.append(row_hashes(np.ascontiguousarray(thumbs).reshape(len(thumbs), -1).view(np.uint64)))
     return np.concatenate(parts)
-
-
-_Members = tuple[Indices, Indices]
 
 
 def _distinct(hashes: Hashes, places: Indices) -> tuple[Hashes, _Members]:
@@ -148,21 +165,26 @@ def _members(members: _Members, number: int) -> Indices:
     return members[0][members[1][number] : members[1][number + 1]]
 
 
-def _expanded(one: _Members, other: _Members, pairs: Pairs) -> Pairs:
+def _expanded(one: _Members, other: _Members, pairs: Pairs, our_shapes: Floats, their_shapes: Floats) -> Pairs:
     """Pairs of numbers of hashes as pairs of the places that have them.
 
     Many pictures may have one hash, as blank ones have. Of two hashes (or of one with itself) that too many share,
-    all pictures of either are paired with the first of the other: so a hash that 100,000 share does not give 5
-    billion pairs.
+    all pictures of either are paired with the first of each shape of the other (pictures of one shape have about the
+    same proportions): so a hash that 100,000 share does not give 5 billion pairs.
     """
     sizes = np.diff(one[1])[pairs[:, 0]], np.diff(other[1])[pairs[:, 1]]
     small = sizes[0] * sizes[1] <= _ALL
     parts = [_products(one, other, pairs[small])]
     for a, b in pairs[~small].tolist():
         left, right = _members(one, a), _members(other, b)
-        parts.append(np.stack([left, np.full(len(left), right[0])], axis=1))
-        parts.append(np.stack([np.full(len(right), left[0]), right], axis=1))
+        parts += [np.stack([left, np.full(len(left), first)], axis=1) for first in _firsts(right, their_shapes)]
+        parts += [np.stack([np.full(len(right), first), right], axis=1) for first in _firsts(left, our_shapes)]
     return np.concatenate(parts)
+
+
+def _firsts(places: Indices, shapes: Floats) -> Indices:
+    """The first of `places` of each shape."""
+    return places[np.unique(shapes[places], return_index=True)[1]]
 
 
 def _products(one: _Members, other: _Members, pairs: Pairs) -> Pairs:

@@ -72,7 +72,7 @@ def top_effect(mix: MixConfig, cuts: Mapping[str, Cut], rows: Sequence[Mapping[s
         return None
     after = {row["source"]: row["steps"][-1][1] for row in rows}
     before = {row["source"]: row["steps"][-2 if row["source"] in cuts else -1][1] for row in rows}
-    shares = [
+    sources = [
         {
             "source": name,
             "fraction": cuts[name].fraction if name in cuts else None,
@@ -86,7 +86,7 @@ def top_effect(mix: MixConfig, cuts: Mapping[str, Cut], rows: Sequence[Mapping[s
         }
         for name in after
     ]
-    return {"scope": mix.top_scope, "score": mix.top_score, "sources": shares}
+    return {"scope": mix.top_scope, "score": mix.top_score, "sources": sources}
 
 
 def _ratio(part: int, whole: int) -> float:

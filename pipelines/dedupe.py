@@ -102,6 +102,9 @@ def plan(config: DedupeConfig) -> dict[str, Any]:
 def _check(root: Root, shards: Sequence[ShardId], config: DedupeConfig) -> None:
     if not shards:
         raise InputError(f"{config.root}/shards: nothing downloaded; run `headwater download` first")
+    sources = sorted({shard.source for shard in shards})
+    if unknown := [name for name in config.priority if name not in sources]:
+        say(f"dedupe: priority: nothing is downloaded from {', '.join(unknown)}; there is {', '.join(sources)}")
     if config.features is None and config.semantic_distance is not None:
         raise ConfigError("--semantic-distance compares embeddings; give --features FINGERPRINT too")
     there = root.names("features")

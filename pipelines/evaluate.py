@@ -141,10 +141,15 @@ def _mark(root: Root, name: str, config: EvaluateConfig) -> str:
     trained = finished(root.local("models", name)) or {}
     files = [file for folder in _task_folders(root, config) for file in sorted(folder.rglob("*")) if file.is_file()]
     base = root.local(config.tasks)
-    made_from = [(str(f.relative_to(base)), hashlib.sha256(f.read_bytes()).hexdigest()) for f in files]
+    made_from = [(str(f.relative_to(base)), _digest(f)) for f in files]
     lock = root.read_json("mixes", name, "mix.lock.json")
     recipe = [trained.get("fingerprint"), lock["config"], lock["sources"]]
     return fingerprint(recipe, made_from, config.reference, config.ways, config.families)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_done(root: Root, name: str, config: EvaluateConfig) -> bool:

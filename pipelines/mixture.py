@@ -20,6 +20,7 @@ from filters.errors import ConfigError, InputError
 from filters.sampling import salt
 from pipelines.manifest import positions, repeated, shuffled
 from pipelines.store.catalog import explain_error
+from pipelines.store.presets import literal, quoted
 
 
 def _one_condition(text: str | None) -> str | None:
@@ -177,9 +178,9 @@ def _cut(con: duckdb.DuckDBPyConnection, mix: MixConfig, sources: Sequence[MixSo
 
     That is DataComp's rule, whose ties stay; a fraction of 1 takes the last one.
     """
-    score = _quoted(mix.top_score)
+    score = quoted(mix.top_score)
     pools = [
-        f"SELECT {score}::DOUBLE AS x FROM samples WHERE source = {_literal(source.source)} AND {score} IS NOT NULL "
+        f"SELECT {score}::DOUBLE AS x FROM samples WHERE source = {literal(source.source)} AND {score} IS NOT NULL "
         f"AND {_all(_rules(mix, source, {}))}"
         for source in sources
     ]
@@ -196,7 +197,7 @@ def _steps(con: duckdb.DuckDBPyConnection, source: MixSource, rules: list[tuple[
     tried = " ".join(f"WHEN ({rule})::BOOLEAN IS NOT TRUE THEN {i}" for i, (_, rule) in enumerate(rules))
     counts = ", ".join(f"count(*) FILTER (passed >= {i}) AS n{i}" for i in range(len(rules) + 1))
     query = f"""SELECT {counts} FROM (SELECT CASE {tried} ELSE {len(rules)} END AS passed
-        FROM samples WHERE source = {_literal(source.source)})"""
+        FROM samples WHERE source = {literal(source.source)})"""
     found = _ask(con, query, source.source)
     labels = ["records", *(label for label, _ in rules)]
     return [[label, column[0].as_py()] for label, column in zip(labels, found.columns, strict=True)]
@@ -214,7 +215,7 @@ def _check_sources(con: duckdb.DuckDBPyConnection, mix: MixConfig) -> None:
 
 def _rules(mix: MixConfig, source: MixSource, cuts: Mapping[str, Cut]) -> list[tuple[str, str]]:
     """The rules in order, each with the name it has in the attrition table."""
-    rules = [("success", "status = 'success'"), ("has_caption", f"{_quoted(source.caption)} IS NOT NULL")]
+    rules = [("success", "status = 'success'"), ("has_caption", f"{quoted(source.caption)} IS NOT NULL")]
     if mix.exclude_duplicates:
         rules.append(("not_duplicate", "duplicate_of IS NULL AND kind IS DISTINCT FROM 'placeholder'"))
     if mix.exclude_eval_overlap:
@@ -223,21 +224,13 @@ def _rules(mix: MixConfig, source: MixSource, cuts: Mapping[str, Cut]) -> list[t
     rules += [("source_where", condition) for condition in (source.where,) if condition]
     if source.source in cuts:
         threshold = cuts[source.source].threshold
-        least = "false" if threshold is None else f"{_quoted(mix.top_score)}::DOUBLE >= {_double(threshold)}"
+        least = "false" if threshold is None else f"{quoted(mix.top_score)}::DOUBLE >= {_double(threshold)}"
         rules.append(("top_global" if mix.top_scope == "global" else "top_in_source", least))
     return rules
 
 
 def _all(rules: Sequence[tuple[str, str]]) -> str:
     return " AND ".join(f"({condition})" for _, condition in rules)
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _double(number: float) -> str:
@@ -249,9 +242,9 @@ def _candidates(
     con: duckdb.DuckDBPyConnection, mix: MixConfig, source: MixSource, cuts: Mapping[str, Cut]
 ) -> pa.Table:
     """What a source offers, in its drawing order: uid, source, shard, offset, size, caption."""
-    caption = _quoted(source.caption)
+    caption = quoted(source.caption)
     query = f"""SELECT uid, source::VARCHAR AS source, shard, "offset", size, {caption}::VARCHAR AS caption
-        FROM samples WHERE source = {_literal(source.source)} AND {_all(_rules(mix, source, cuts))}
+        FROM samples WHERE source = {literal(source.source)} AND {_all(_rules(mix, source, cuts))}
         ORDER BY sample_order(uid_lo, {salt("mix", mix.seed)}::UBIGINT), uid"""
     return _ask(con, query, source.source)
 

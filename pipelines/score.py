@@ -6,6 +6,7 @@ headwater score --root data --model ViT-B-32 --pretrained laion2b_s34b_b79k
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,13 +26,13 @@ from filters.errors import InputError, ShardError
 from pipelines.config import JobConfig
 from pipelines.engine import Work, map_shards
 from pipelines.job import Account, job_main, say
-from pipelines.sidecars import Sidecar, Signal, run_stage
+from pipelines.sidecars import UNUSABLE, Sidecar, Signal, run_stage
 from pipelines.store.fingerprint import KEY, fingerprint
 from pipelines.store.models import ModelInfo, score_column, write_model
 from pipelines.store.root import Root, ShardId
 from pipelines.store.schema import SCHEMA_VERSION, eval_features, features
 from pipelines.store.shards import load_successes, read_images
-from trainer.embed import UnusableItem, embed_images, embed_pairs
+from trainer.embed import Faults, UnusableItem, embed_images, embed_pairs
 from trainer.model import LoadedModel, compile_layers, load_model
 from trainer.packed import pack_layers
 
@@ -120,23 +121,36 @@ def make_signal(config: ScoreConfig) -> Signal:
 def score_pairs(loaded: LoadedModel, batch: int, pairs: pa.Table) -> pa.Table:
     """Embeddings and cosine of each pair (columns uid, caption, image), in the schema of a feature sidecar.
 
-    ShardError naming the uid of a picture or caption that cannot be embedded.
+    Null is what has no caption, and what cannot be embedded: those uids and reasons are in the metadata UNUSABLE.
+    ShardError where these are more than half of the rows: then the model or the tar is broken, and not the rows.
     """
-    try:
-        images, texts = embed_pairs(loaded, pairs["image"].to_pylist(), pairs["caption"].to_pylist(), batch)
-    except UnusableItem as error:
-        raise ShardError(f"uid {pairs['uid'][error.position]}: {error}") from error
+    captions = pairs["caption"]
+    faults: tuple[Faults, Faults] = {}, {}
+    images, texts = embed_pairs(loaded, pairs["image"].to_pylist(), captions.fill_null("").to_pylist(), batch, faults)
+    texts[captions.is_null().to_numpy()] = np.nan
+    unusable = {n: f"caption: {reason}" for n, reason in faults[1].items() if captions[n].is_valid}
+    unusable |= {n: f"picture: {reason}" for n, reason in faults[0].items()}
+    named = {pairs["uid"][n].as_py(): unusable[n] for n in sorted(unusable)}
+    if 2 * len(named) > len(pairs):
+        uid, reason = next(iter(named.items()))
+        raise ShardError(f"{len(named)} of {len(pairs)} rows cannot be embedded; the first is uid {uid}: {reason}")
+    score = np.einsum("nd,nd->n", images, texts)
     columns = [
         pairs["uid"].combine_chunks(),
-        pa.array(np.einsum("nd,nd->n", images, texts), pa.float32()),
+        pa.array(score, pa.float32(), mask=np.isnan(score)),
         _vectors(images),
         _vectors(texts),
     ]
-    return pa.Table.from_arrays(columns, schema=features(loaded.embed_dim).arrow)
+    table = pa.Table.from_arrays(columns, schema=features(loaded.embed_dim).arrow)
+    if not named:
+        return table
+    return table.replace_schema_metadata({**table.schema.metadata, UNUSABLE: json.dumps(named)})
 
 
 def _vectors(array: npt.NDArray[np.float32]) -> pa.FixedSizeListArray:
-    return pa.FixedSizeListArray.from_arrays(pa.array(array.astype(np.float16).ravel()), array.shape[1])
+    """The rows in half precision, null where they hold NaN."""
+    mask = pa.array(np.isnan(array).any(axis=1))
+    return pa.FixedSizeListArray.from_arrays(pa.array(array.astype(np.float16).ravel()), array.shape[1], mask=mask)
 
 
 def embed_sets(root: Root, config: ScoreConfig, name: str, marks: dict[str, str], account: Account) -> dict[str, int]:

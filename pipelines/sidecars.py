@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -14,6 +15,10 @@ from pipelines.store.fingerprint import KEY, fingerprint
 from pipelines.store.root import Root, ShardId
 
 Signal = Callable[[pa.Table], pa.Table]
+
+# Metadata of a signal's table: why rows of it are null, as JSON by uid.
+UNUSABLE = b"headwater.unusable"
+_NAMED = 3
 
 
 class Loader(Protocol):
@@ -33,14 +38,24 @@ def run_stage(
     gpus: float = 0.0,
     local: bool = False,
 ) -> Account:
-    """Write one sidecar a shard: load its table, apply the signal, publish; shards already done are skipped."""
+    """Write one sidecar a shard: load its table, apply the signal, publish; shards already done are skipped.
+
+    Rows that the signal's table names in its metadata UNUSABLE are counted as unusable, and said.
+    """
     account = Account(out.job)
     todo = [shard for shard in shards if not out.is_done(shard)]
     account.shards_skipped = len(shards) - len(todo)
     say(f"{out.job}: {len(todo)} shards to do, {account.shards_skipped} done before")
     for shard, result in map_shards(todo, _SidecarWork(make, out), cpus=cpus, gpus=gpus, local=local):
         record(account, shard, result, len(todo))
+        if unusable := result.get("unusable"):
+            say(f"{out.job}: {shard}: {_unusable_text(unusable, result['rows'])}")
     return account
+
+
+def _unusable_text(unusable: Mapping[str, str], rows: int) -> str:
+    named = "; ".join(f"uid {uid}: {reason}" for uid, reason in list(unusable.items())[:_NAMED])
+    return f"{len(unusable)} of {rows} rows unusable, left null: {named}{'; …' * (len(unusable) > _NAMED)}"
 
 
 class Sidecar:
@@ -94,6 +109,10 @@ class _SidecarWork:
             if result.num_rows != table.num_rows:
                 raise ShardError(f"{shard}: {result.num_rows} rows out for {table.num_rows} in; this is a defect")
             self.out.write(shard, result, mark)
-            return {"rows": table.num_rows, "counts": {"done": result.num_rows}}
+            unusable = json.loads((result.schema.metadata or {}).get(UNUSABLE, b"{}"))
+            counts = {"done": table.num_rows - len(unusable)}
+            if unusable:
+                counts["unusable"] = len(unusable)
+            return {"rows": table.num_rows, "counts": counts, "unusable": unusable}
 
         return work

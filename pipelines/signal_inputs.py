@@ -14,7 +14,6 @@ import numpy.typing as npt
 from filters.clusters import train_centroids
 from filters.errors import InputError
 from filters.heads import Head, Output, head_of, load_head
-from filters.image_based import reference_clusters
 from filters.vectors import Floats, vectors
 from pipelines.job import say
 from pipelines.store.embeddings import sample_embeddings
@@ -86,8 +85,8 @@ def find_centroids(root: Root, features: str, clusters: int, seed: int) -> Float
     return centroids
 
 
-def read_reference(root: Root, features: str, names: Sequence[str], centroids: Floats) -> npt.NDArray[np.int32]:
-    """The clusters, int32 [R], in which pictures of the evaluation sets `names` are."""
+def read_reference(root: Root, features: str, names: Sequence[str], width: int) -> Floats:
+    """The image embeddings, float32 [n, `width`], of the evaluation sets `names`."""
     found = []
     for name in names:
         place = ("eval_features", features, f"{name}.parquet")
@@ -97,12 +96,13 @@ def read_reference(root: Root, features: str, names: Sequence[str], centroids: F
                 f"{root.path(*place)}: not there (embedded are: {there or 'none'}); run `headwater score --tasks` "
                 "with its model first"
             )
-        table = root.read_table(*place, columns=["image_embedding"])
         try:
-            found.append(reference_clusters(centroids, vectors(table, centroids.shape[1])[0]))
+            found.append(vectors(root.read_table(*place, columns=["image_embedding"]), width)[0])
         except InputError as error:
-            raise InputError(f"{root.path(*place)}: {error}") from error
-    return np.unique(np.concatenate(found))
+            raise InputError(
+                f"{root.path(*place)}: {error}; delete it and run `headwater score --tasks` again"
+            ) from error
+    return np.concatenate(found)
 
 
 def read_head(path: str, output: Output, width: int) -> Head:

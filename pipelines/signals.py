@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from pydantic import Field
 
 from filters.captions import caption_signals
 from filters.entries import Entries, entry_signals, load_entries
-from filters.errors import ConfigError, InputError
+from filters.errors import ConfigError, InputError, ShardError
 from filters.heads import Head, Output, head_signals
-from filters.image_based import image_signals
+from filters.image_based import image_signals, reference_clusters
 from filters.language import LanguageModel, language_signals, load_language
 from filters.phrases import Phrases, blocked_signals, class_signals, load_phrases
 from filters.vectors import Floats
@@ -54,7 +54,7 @@ class SignalsConfig(JobConfig):
 
     language_model: str | None = Field(None, description="fastText model, such as lid.176.bin; else the bundled one")
     blocklist: str | None = Field(None, description="file of phrases, one a line, for caption_blocked")
-    entries: str | None = Field(None, description="file of metadata entries, one a line, for entries")
+    entries: str | None = Field(None, description="file of metadata entries, one a line or a JSON array, for entries")
     classes: str | None = Field(None, description="file of class names, one a line, for text_based")
     features: str | None = Field(
         None, description="fingerprint of the model whose image embeddings are read; the only one if not given"
@@ -129,26 +129,30 @@ def asked(config: SignalsConfig) -> list[str]:
 def open_inputs(root: Root, config: SignalsConfig) -> Inputs:
     """Read what the signals are found with; errors in it come before any shard is read."""
     features = _features(root, config)
-    centroids = head = reference = None
-    if features is not None:
-        width = embedding_width(root, features)
-        if config.clusters is not None:
-            centroids = find_centroids(root, features, config.clusters, config.seed)
-        elif config.centroids is not None:
-            centroids = read_centroids(config.centroids, width)
-        if centroids is not None and config.reference:
-            reference = read_reference(root, features, config.reference, centroids)
-        head = read_head(config.nsfw_head, config.nsfw_output, width) if config.nsfw_head else None
-    return Inputs(
+    inputs = Inputs(
         language=load_language(Path(config.language_model).absolute() if config.language_model else None),
         blocklist=load_phrases(Path(config.blocklist)) if config.blocklist else None,
         entries=load_entries(Path(config.entries)) if config.entries else None,
         classes=load_phrases(Path(config.classes)) if config.classes else None,
         features=features,
-        centroids=centroids,
-        reference=reference,
-        head=head,
+        centroids=None,
+        reference=None,
+        head=None,
     )
+    if features is None:
+        return inputs
+    width = embedding_width(root, features)
+    head = read_head(config.nsfw_head, config.nsfw_output, width) if config.nsfw_head else None
+    embeddings = read_reference(root, features, config.reference, width) if config.reference else None
+    centroids = reference = None
+    # Last, since to find clusters takes long.
+    if config.clusters is not None:
+        centroids = find_centroids(root, features, config.clusters, config.seed)
+    elif config.centroids is not None:
+        centroids = read_centroids(config.centroids, width)
+    if centroids is not None and embeddings is not None:
+        reference = reference_clusters(centroids, embeddings)
+    return replace(inputs, centroids=centroids, reference=reference, head=head)
 
 
 def _features(root: Root, config: SignalsConfig) -> str | None:
@@ -209,8 +213,14 @@ def make_signal(inputs: Inputs) -> Signal:
 
 def signals(inputs: Inputs, table: pa.Table) -> pa.Table:
     """The signals of each row (columns uid, caption, image_embedding), in the schema of a signal sidecar."""
-    for step in _steps(inputs):
-        table = step(table)
+    try:
+        for step in _steps(inputs):
+            table = step(table)
+    except InputError as error:
+        # Lists and weights were checked before the first shard: what is left are the embeddings.
+        raise ShardError(
+            f"features/{inputs.features}: {error}; delete the shard's file there and run `headwater score` again"
+        ) from error
     columns = [
         table[field.name] if field.name in table.column_names else pa.nulls(len(table), field.type)
         for field in SIGNALS.arrow

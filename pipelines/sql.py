@@ -30,6 +30,11 @@ from pipelines.store.root import Root
 from pipelines.store.stages import STAGES, stage_of
 
 _MAX_CELL = 60
+_ABOUT = {
+    "sql": "Answer one SELECT from the catalog; `FROM presets` lists the published filters and what each lacks.",
+    "explain": "Print one sample's history as JSON: row, download, what each stage found, presets, mixtures.",
+    "mix-diff": "Count by source what entered and left between two mixtures.",
+}
 
 
 def query(con: duckdb.DuckDBPyConnection, text: str) -> pa.Table:
@@ -161,7 +166,7 @@ def _cell(value: Any) -> str:
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"headwater {command}", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog=f"headwater {command}", description=_ABOUT[command])
     parser.add_argument("--root", default="data", help="data root (default 'data')")
     if command == "sql":
         parser.add_argument(
@@ -175,7 +180,9 @@ def _parser(command: str) -> argparse.ArgumentParser:
         parser.add_argument("old", help="name of one mixture")
         parser.add_argument("new", help="name of the other")
     if command != "explain":
-        parser.add_argument("--format", choices=("table", "csv", "json"), default="table", help="default table")
+        parser.add_argument(
+            "--format", choices=("table", "csv", "json"), default="table", help="table (the default) cuts long cells"
+        )
     return parser
 
 

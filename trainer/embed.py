@@ -26,6 +26,7 @@ from trainer.texts import encode_cut, length_chunks, text_lengths
 
 Embeddings = npt.NDArray[np.float32]
 Kind: TypeAlias = Literal["picture", "text"]
+Faults: TypeAlias = dict[int, str]  # why an item cannot be embedded, by its position
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -41,17 +42,19 @@ class UnusableItem(InputError):
         self.position = position
 
 
-def embed_images(loaded: LoadedModel, images: Sequence[bytes], batch: int = 256) -> Embeddings:
+def embed_images(
+    loaded: LoadedModel, images: Sequence[bytes], batch: int = 256, faults: Faults | None = None
+) -> Embeddings:
     """L2-normalised image embeddings, float32 [len(images), embed_dim], of encoded pictures.
 
     `torch.get_num_threads()` threads decode and preprocess, just as open_clip does, ahead of the model; `batch` is
     the most pictures a forward pass. A picture's embedding does not depend on the pictures beside it, up to the
-    rounding of matrix products of another shape (1e-5 in fp32, 5e-3 in bf16). Raises UnusableItem naming the
-    position of a picture that cannot be decoded, or whose embedding is not finite.
+    rounding of matrix products of another shape (1e-5 in fp32, 5e-3 in bf16). A picture that cannot be decoded, or
+    whose embedding is not finite, is put into `faults` and its row is NaN; without `faults` it raises UnusableItem.
     """
     preprocess = split_preprocess(loaded.preprocess)
     size = _part(loaded, len(images), min(batch, _PART))
-    pixels = partial(_pixels, preprocess, images, size)
+    pixels = partial(_pixels, preprocess, images, size, faults)
     features = partial(_image_features, loaded, preprocess)
     starts = range(0, len(images), size)
     if not _on_gpu(loaded):
@@ -59,15 +62,18 @@ def embed_images(loaded: LoadedModel, images: Sequence[bytes], batch: int = 256)
     else:
         ready = _ahead(lambda start: pixels(start).pin_memory(), starts, torch.get_num_threads(), 4 * batch // size)
         parts = [features(group) for group in _groups(ready, batch // size)]
-    return _finite(loaded, parts, "picture", np.arange(len(images)))
+    return _finite(loaded, parts, "picture", np.arange(len(images)), faults)
 
 
-def embed_texts(loaded: LoadedModel, texts: Sequence[str], batch: int = 256) -> Embeddings:
+def embed_texts(
+    loaded: LoadedModel, texts: Sequence[str], batch: int = 256, faults: Faults | None = None
+) -> Embeddings:
     """L2-normalised text embeddings, float32 [len(texts), embed_dim]; longer texts are cut at the context length.
 
     Texts of similar length share a forward pass that ends where they do, if the model allows it
     (`trainer.model.can_truncate`); a pass has at most as many tokens as `batch` full texts. A text's embedding does
-    not depend on the others, up to rounding as for pictures. Raises UnusableItem where one is not finite.
+    not depend on the others, up to rounding as for pictures. One that is not finite is put into `faults` and its row
+    is NaN; without `faults` it raises UnusableItem.
     """
     if not texts:
         return np.zeros((0, loaded.embed_dim), np.float32)
@@ -79,19 +85,24 @@ def embed_texts(loaded: LoadedModel, texts: Sequence[str], batch: int = 256) -> 
     parts = [features(chunk) for chunk in chunks] if _on_gpu(loaded) else _each_core(features, chunks)
     order = np.concatenate(chunks)
     found = np.empty((len(texts), loaded.embed_dim), np.float32)
-    found[order] = _finite(loaded, parts, "text", order)
+    found[order] = _finite(loaded, parts, "text", order, faults)
     return found
 
 
 def embed_pairs(
-    loaded: LoadedModel, images: Sequence[bytes], texts: Sequence[str], batch: int = 256
+    loaded: LoadedModel,
+    images: Sequence[bytes],
+    texts: Sequence[str],
+    batch: int = 256,
+    faults: tuple[Faults, Faults] | None = None,
 ) -> tuple[Embeddings, Embeddings]:
-    """`embed_images` and `embed_texts`; on a GPU the texts go through it while it waits for pictures."""
+    """`embed_images` and `embed_texts` with a dict of `faults` each; a GPU does texts while it waits for pictures."""
+    of_images, of_texts = faults or (None, None)
     if not _on_gpu(loaded):
-        return embed_images(loaded, images, batch), embed_texts(loaded, texts, batch)
+        return embed_images(loaded, images, batch, of_images), embed_texts(loaded, texts, batch, of_texts)
     with ThreadPoolExecutor(1) as beside:
-        embedded = beside.submit(embed_texts, loaded, texts, batch)
-        return embed_images(loaded, images, batch), embedded.result()
+        embedded = beside.submit(embed_texts, loaded, texts, batch, of_texts)
+        return embed_images(loaded, images, batch, of_images), embedded.result()
 
 
 def _on_gpu(loaded: LoadedModel) -> bool:
@@ -103,14 +114,19 @@ def _part(loaded: LoadedModel, whole: int, most: int) -> int:
     return most if _on_gpu(loaded) else max(1, min(most, math.ceil(whole / torch.get_num_threads())))
 
 
-def _pixels(preprocess: Preprocess, images: Sequence[bytes], size: int, start: int) -> torch.Tensor:
-    """uint8 [<= size, H, W, 3] of the pictures from `start` on."""
+def _pixels(
+    preprocess: Preprocess, images: Sequence[bytes], size: int, faults: Faults | None, start: int
+) -> torch.Tensor:
+    """uint8 [<= size, H, W, 3] of the pictures from `start` on; something in place of those put into `faults`."""
     found = []
     for position, data in enumerate(images[start : start + size], start):
         try:
             found.append(preprocess.pixels(data))
         except InputError as error:
-            raise UnusableItem("picture", position, str(error)) from error
+            if faults is None:
+                raise UnusableItem("picture", position, str(error)) from error
+            faults[position] = str(error)
+            found.append(preprocess.stand_in())
     return torch.stack(found)
 
 
@@ -171,14 +187,26 @@ def _unit(loaded: LoadedModel, features: torch.Tensor) -> torch.Tensor:
 
 
 def _finite(
-    loaded: LoadedModel, parts: list[torch.Tensor], kind: Kind, positions: npt.NDArray[np.int64]
+    loaded: LoadedModel,
+    parts: list[torch.Tensor],
+    kind: Kind,
+    positions: npt.NDArray[np.int64],
+    faults: Faults | None,
 ) -> Embeddings:
-    """All parts as one array; UnusableItem for the first row with NaN or infinity, by its place in `positions`."""
+    """All parts as one array, whose rows are of the items at `positions`; those in `faults` are NaN.
+
+    A row with NaN or infinity is one of them; UnusableItem for the first if `faults` is None.
+    """
     if not parts:
         return np.zeros((0, loaded.embed_dim), np.float32)
     rows: Embeddings = torch.cat(parts).cpu().numpy()
     bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-    if len(bad):
-        reason = f"its embedding is not finite ({len(bad)} of {len(rows)}); try precision fp32, or check the weights"
-        raise UnusableItem(kind, int(positions[bad[0]]), reason)
+    reason = f"its embedding is not finite ({len(bad)} of {len(rows)}); try precision fp32, or check the weights"
+    if faults is None:
+        if len(bad):
+            raise UnusableItem(kind, int(positions[bad[0]]), reason)
+        return rows
+    for position in positions[bad].tolist():
+        faults.setdefault(position, reason)
+    rows[np.isin(positions, list(faults))] = np.nan
     return rows

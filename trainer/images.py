@@ -49,6 +49,10 @@ class Preprocess:
         """uint8 [H, W, 3] of an encoded picture at the model's size; InputError for bytes that are no picture."""
         return torch.from_numpy(np.array(self.shape(decode_rgb(data)), dtype=np.uint8))
 
+    def stand_in(self) -> torch.Tensor:
+        """uint8 [H, W, 3] of no picture in particular, in place of one that cannot be decoded."""
+        return torch.from_numpy(np.array(self.shape(Image.new("RGB", (1, 1))), dtype=np.uint8))
+
     def normalised(self, pixels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """`pixels` uint8 [N, H, W, 3] as the model's input [N, 3, H, W], on the same device."""
         mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (self.mean, self.std))

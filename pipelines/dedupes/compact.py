@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 import tempfile
 from typing import TypeVar
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from filters.errors import ShardError
+from filters.errors import HeadwaterError, ShardError
 
 Number = TypeVar("Number", bound=np.generic)
 
@@ -61,8 +62,17 @@ def numbers(column: pa.ChunkedArray, width: int) -> npt.NDArray[np.uint8]:
 
 
 def spacious(shape: tuple[int, ...], dtype: type[Number]) -> npt.NDArray[Number]:
-    """An array of zeros over a temporary file: it may be larger than memory, and goes with the process."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
+    """An array of zeros over a temporary file: it may be larger than memory, and goes with the process.
+
+    HeadwaterError where the folder of temporary files has no room for it.
+    """
+    size = max(1, math.prod(shape) * np.dtype(dtype).itemsize)
     with tempfile.TemporaryFile() as file:
-        file.truncate(max(1, size))
-        return np.frombuffer(mmap.mmap(file.fileno(), max(1, size)), dtype, math.prod(shape)).reshape(shape)
+        try:
+            # All of it now: a mapped file that finds the disk full later ends the process without a word.
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            raise HeadwaterError(
+                f"{tempfile.gettempdir()}: no room for {size:,} bytes ({error.strerror}); set TMPDIR to a larger one"
+            ) from error
+        return np.frombuffer(mmap.mmap(file.fileno(), size), dtype, math.prod(shape)).reshape(shape)

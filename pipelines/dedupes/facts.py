@@ -1,6 +1,7 @@
 """What is known of all downloaded pictures, as compact columns: about 100 bytes a picture in memory.
 
-Looks, signatures of captions and embeddings (0.8, 0.5 and 1 kB a picture) lie in temporary files that are mapped.
+Looks, signatures of captions and embeddings (0.8, 0.5 and 1 kB a picture) lie in temporary files that are mapped; the
+search for semantic duplicates holds the embeddings that it compares in memory.
 """
 
 from __future__ import annotations
@@ -128,16 +129,17 @@ def _embed(root: Root, shard: ShardId, features: str, facts: Facts, number: int)
 
 
 def unit_vectors(table: pa.Table, width: int, where: str) -> npt.NDArray[np.float32]:
-    """The column image_embedding float32 [N, `width`]; ShardError unless all are there and of length 1."""
+    """The column image_embedding float32 [N, `width`], zeros where null; ShardError for a length other than 1."""
     try:
         found, present = vectors(table, width)
     except InputError as error:
         raise ShardError(f"{where}: {error}; delete it and run `headwater score` again") from error
     length = np.linalg.norm(found, axis=1)
-    bad = int((~present).sum()) + int((np.abs(length - 1) > _LENGTH).sum())
-    if bad:
+    if bad := int((np.abs(length - 1) > _LENGTH).sum()):
         raise ShardError(
-            f"{where}: image_embedding: {bad} of {len(table)} rows have none, or one whose length is not 1; "
-            "delete it and run `headwater score` again"
+            f"{where}: image_embedding: {bad} of {len(table)} rows have a length other than 1; delete it and run "
+            "`headwater score` again"
         )
-    return found
+    filled = np.zeros((len(table), width), np.float32)
+    filled[present] = found
+    return filled

@@ -108,6 +108,8 @@ def _make(root: Root, tasks: str, name: str, mark: str, threads: int) -> int:
         made = root.read_json(*folder, "set.json")
         if made.get("mark") == mark:
             return int(made["parts"])
+        # What is begun now is no longer what it says, even if this run is killed and the set put back.
+        root.remove(*folder, "set.json")
     say(f"dedupe: looking at the pictures of the evaluation set {name}")
     pictures, parts = eval_pictures(root.local(tasks, name)), 0
     with ThreadPoolExecutor(threads) as pool:

@@ -81,7 +81,9 @@ def looks(pictures: pa.Table) -> pa.Table:
             thumbs[number] = thumbnail(decode(row["image"], max_pixels=MAX_PIXELS).rgb)
         except DecodeError as error:
             where = f"{row['source']}/{row['shard']}: uid {row['uid']}"
-            raise ShardError(f"{where}: the stored picture is damaged ({error}); download its shard again") from error
+            raise ShardError(
+                f"{where}: the stored picture is damaged ({error}); download or adopt its shard again"
+            ) from error
         keys.append(key_of(row["image"], row["original_width"], row["original_height"]))
     hashes = caption_signatures(pictures["caption"]).astype("<u4")
     small = squeezed(thumbs).reshape(-1, LOOK)

@@ -202,7 +202,9 @@ def _thumbs(root: Root, pictures: pa.Table) -> RGB:
             out[row] = thumbnail(decode(data, max_pixels=MAX_PIXELS).rgb)
         except DecodeError as error:
             where = f"{pictures['source'][row]}/{pictures['shard'][row]}"
-            raise ShardError(f"{where}: a stored picture is damaged ({error}); download its shard again") from error
+            raise ShardError(
+                f"{where}: a stored picture is damaged ({error}); download or adopt its shard again"
+            ) from error
     parts: dict[tuple[str, int], list[int]] = {}
     for row in np.flatnonzero(held).tolist():
         parts.setdefault((pictures["source"][row].as_py(), int(pictures["shard"][row].as_py())), []).append(row)

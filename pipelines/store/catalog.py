@@ -21,7 +21,6 @@ from pipelines.store.fingerprint import KEY, fingerprint
 from pipelines.store.root import Root
 from pipelines.store.schema import SCHEMA_VERSION
 from pipelines.store.stages import Sidecars
-from pipelines.store.stages import only as only
 
 FILE = "catalog.duckdb"
 # Off, because DuckDB would otherwise try to fetch extensions from the network when a query names one.

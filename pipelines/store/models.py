@@ -45,12 +45,12 @@ def write_model(root: Root, name: str, info: ModelInfo) -> None:
 
 
 def score_columns(root: Root) -> dict[str, str]:
-    """The score column of each model whose features are there, by fingerprint, in order of fingerprints.
+    """The score column of each model that has scored anything, by fingerprint, in order of fingerprints.
 
     Where two want one name, OpenAI's weights have it (those that ingest took from DataComp are OpenAI's), else the
     first by fingerprint; the others' get `_<fingerprint>`. InputError for a model.json that cannot be read.
     """
-    wanted = {name: _wanted(root, name) for name in root.names("features")}
+    wanted = {name: _wanted(root, name) for name in root.names("features") if root.shards("features", name)}
     columns: dict[str, str] = {}
     for name, (column, _) in sorted(wanted.items(), key=lambda item: (not item[1][1], item[0])):
         columns[name] = f"{column}_{_slug(name)}" if column in columns.values() else column

@@ -57,11 +57,6 @@ class Preset:
     def _arguments(self) -> list[str]:
         return ["samples" if name == "s" else name for name in self.parameters.split(", ")]
 
-    @property
-    def of_row(self) -> bool:
-        """Whether it takes the row: a query gives it the name of the table."""
-        return self.parameters.split(", ")[0] == "s"
-
 
 def _sure(condition: str) -> str:
     """The condition, false where it would be null."""
@@ -214,16 +209,22 @@ def macros(present: Collection[str], scores: Sequence[str]) -> list[str]:
     statements = [sample_order_sql(), *_helpers(scores)]
     for preset in PRESETS:
         lacking = missing(preset, present)
-        body = f"error({_text(f'{preset.name} {hint(lacking)}')})" if lacking else preset.body
+        body = f"error({literal(f'{preset.name} {hint(lacking)}')})" if lacking else preset.body
         statements.append(f"CREATE OR REPLACE MACRO {preset.name}({preset.parameters}) AS {body}")
         comment = f"{preset.meaning}. Source: {preset.source}"
-        statements.append(f"COMMENT ON MACRO {preset.name} IS {_text(comment)}")
+        statements.append(f"COMMENT ON MACRO {preset.name} IS {literal(comment)}")
     return statements
 
 
 def missing(preset: Preset, present: Collection[str]) -> list[str]:
     """The columns that a preset needs and that are not in `present`."""
     return [name for name in preset.needs if name not in present]
+
+
+def lacking(preset: Preset, present: Collection[str]) -> list[str]:
+    """The columns that its plain call needs and that are not in `present`: the score that it has by default too."""
+    by_default = [L14] if f"score := '{L14}'" in preset.parameters and L14 not in present else []
+    return missing(preset, present) + by_default
 
 
 def hint(columns: Sequence[str]) -> str:
@@ -265,9 +266,9 @@ command to run. Under another name of the table (`FROM samples AS a`) it takes t
 
 def _helpers(scores: Sequence[str]) -> list[str]:
     """The macros that presets are made of. DuckDB cannot name a column by a parameter, hence the CASE over scores."""
-    cases = " ".join(f"WHEN {_text(name)} THEN s.{_quoted(name)}::DOUBLE" for name in scores)
+    cases = " ".join(f"WHEN {literal(name)} THEN s.{quoted(name)}::DOUBLE" for name in scores)
     others = f"; or name one that is there: {', '.join(scores)}" if scores else ""
-    advice = _text(f": run `headwater score` with its model, then `headwater index`{others}")
+    advice = literal(f": run `headwater score` with its model, then `headwater index`{others}")
     unknown = f"error('no score column ' || score || {advice})"
     position = "greatest(0, least(floor(count(x) * fraction)::BIGINT, count(x) - 1))"
     pool = "SELECT pool.source::VARCHAR AS source, _score(pool, score) AS x FROM samples AS pool"
@@ -290,11 +291,13 @@ def _helpers(scores: Sequence[str]) -> list[str]:
     ]
 
 
-def _text(text: str) -> str:
+def literal(text: str) -> str:
+    """The text as SQL."""
     return "'" + text.replace("'", "''") + "'"
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """The name of a column as SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 

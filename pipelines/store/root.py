@@ -107,7 +107,7 @@ class Root:
         """A parquet file; ShardError naming the file when it cannot be read or lacks one of `columns`."""
         path = self.path(*parts)
         try:
-            with self._fs.open(path, "rb") as file:
+            with self._parquet(path) as file:
                 table = pq.read_table(file, columns=columns)
         except (OSError, pa.ArrowException) as error:
             raise ShardError(f"{path}: cannot be read ({error}); delete it and run its stage again") from error
@@ -119,11 +119,16 @@ class Root:
     def parquet_metadata(self, *parts: str) -> dict[str, str]:
         """Key-value metadata of a parquet file; empty where the file is missing or broken."""
         try:
-            with self._fs.open(self.path(*parts), "rb") as file:
+            with self._parquet(self.path(*parts)) as file:
                 found = pq.read_schema(file).metadata or {}
         except (OSError, pa.ArrowException):
             return {}
         return {key.decode(): value.decode() for key, value in found.items() if not key.startswith(b"ARROW:")}
+
+    def _parquet(self, path: str) -> Any:
+        """The file, open for reading. A local one not through Python: a thread of Arrow's that still holds a Python
+        buffer when the interpreter ends aborts the process."""
+        return pa.OSFile(path, "rb") if self._is_local else self._fs.open(path, "rb")
 
     def write_bytes(self, data: bytes, *parts: str) -> None:
         """Publish a file in one step: written beside its place and renamed there."""

@@ -185,9 +185,9 @@ def features(dim: int) -> Schema:
         "features",
         _columns(
             ("uid", pa.string(), "identity of the sample"),
-            ("clip_score", pa.float32(), "cosine of image and text embedding, −1 to 1"),
-            ("image_embedding", vector, "L2-normalised image embedding"),
-            ("text_embedding", vector, "L2-normalised embedding of `caption`"),
+            ("clip_score", pa.float32(), "cosine of image and text embedding, −1 to 1; null where one of them is"),
+            ("image_embedding", vector, "L2-normalised image embedding, null where the picture cannot be embedded"),
+            ("text_embedding", vector, "L2-normalised embedding of `caption`, null where it cannot be had"),
         ),
     )
 

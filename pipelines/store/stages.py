@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from filters.errors import ConfigError
+from filters.errors import ConfigError, InputError
 from pipelines.store.fingerprint import KEY
 from pipelines.store.models import score_columns
 from pipelines.store.root import Root, ShardId
@@ -23,17 +22,20 @@ class Stage:
     """A job that writes sidecars, their folder, and the columns that `samples` has of it in any case.
 
     `of_uid` says that a sidecar's row is true of every attempt of its uid, and not only of the shard that it was made
-    from: scores that ingest took from a dump stand under the shard of the first attempt.
+    from: scores that ingest took from a dump stand under the shard of the first attempt. `last` is a file that a run
+    writes when all sidecars are its own: without it they are of two runs, and what one calls a survivor the other
+    may call a duplicate.
     """
 
     job: str
     folder: str
     columns: tuple[Column, ...]
     of_uid: bool = False
+    last: str | None = None
 
 
 SCORE = Stage("score", "features", (_SCORE,), of_uid=True)
-DEDUPE = Stage("dedupe", "verdicts", VERDICTS.columns[1:])
+DEDUPE = Stage("dedupe", "verdicts", VERDICTS.columns[1:], last="dedupe.json")
 STAGES = (SCORE, DEDUPE, Stage("signals", "signals", SIGNALS.columns[1:]))
 
 
@@ -76,6 +78,7 @@ class Sidecars:
 def choose(root: Root, wanted: Mapping[str, str | None]) -> list[Sidecars]:
     """The sidecars to join to the samples, in the order of STAGES; ConfigError if it is not clear which.
 
+    InputError for those of a run that has not come to its end and whose sidecars belong together.
     `wanted` names a fingerprint by folder; without it the only one is taken. Of scores all models' are joined, each
     in its own column, and the chosen one's as `clip_score` too.
     """
@@ -83,6 +86,11 @@ def choose(root: Root, wanted: Mapping[str, str | None]) -> list[Sidecars]:
     by_model = score_columns(root)
     for stage in STAGES:
         made_with = only(root, stage.folder, wanted.get(stage.folder))
+        if made_with and stage.last and not root.exists(stage.folder, made_with, stage.last):
+            raise InputError(
+                f"{root.path(stage.folder, made_with)}: a run of `headwater {stage.job}` has not come to its end; "
+                "run it again with the same settings, or delete the folder"
+            )
         columns = tuple((column.name, column) for column in stage.columns)
         models = {name: _score_of(name, column) for name, column in by_model.items()} if stage is SCORE else {}
         own = (models.pop(made_with),) if made_with in models else ()
@@ -105,8 +113,11 @@ def _score_of(model: str, name: str) -> tuple[str, Column]:
 
 
 def only(root: Root, folder: str, wanted: str | None) -> str | None:
-    """The fingerprint of a stage's folder to use: the one wanted, the only one, or none; ConfigError if unclear."""
-    found = [name for name in root.names(folder) if Path(root.path(folder, name)).is_dir()]
+    """The fingerprint of a stage's folder to use: the one wanted, the only one, or none; ConfigError if unclear.
+
+    One without a sidecar, as a run that failed at once leaves it, does not count.
+    """
+    found = [name for name in root.names(folder) if root.shards(folder, name)]
     if wanted is not None and wanted not in found:
         raise ConfigError(
             f"{folder}: {wanted!r} is not under {root.url}/{folder}; there is {', '.join(found) or 'none'}"

@@ -8,6 +8,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from filters.errors import ShardError
 from pipelines.store import presets
 from pipelines.store.root import Root
 from pipelines.store.schema import MANIFEST, SHARD, Column
@@ -37,7 +38,8 @@ def load_samples(con: duckdb.DuckDBPyConnection, root: Root, sidecars: Sequence[
     joins = [f"LEFT JOIN {table} ON {_same('a', table)}" for table in joined]
     con.execute(f"""
         CREATE TABLE samples AS SELECT {", ".join(["a.*", *names])}
-        FROM (FROM attempts QUALIFY row_number() OVER (PARTITION BY uid ORDER BY attempt DESC, shard DESC) = 1) a
+        FROM (FROM attempts
+            QUALIFY row_number() OVER (PARTITION BY uid ORDER BY attempt DESC, source, shard DESC) = 1) a
         {" ".join(joins)} ORDER BY a.source, a.shard, a.key;
         CREATE VIEW sources AS SELECT source, count(*) AS records, count(*) FILTER (status = 'success') AS successes,
             avg(clip_score) AS mean_clip_score, count(duplicate_of) AS duplicates, count(eval_set) AS eval_overlaps
@@ -130,6 +132,12 @@ def load_entries(con: duckdb.DuckDBPyConnection, root: Root, sidecars: Sequence[
             )
     numbered = pa.table({"entry": pa.array(range(len(texts)), pa.int32()), "text": pa.array(texts, pa.string())})
     con.from_arrow(numbered).create("_texts")
+    [(highest,)] = con.execute("SELECT max(list_max(entries)) FROM samples").fetchall()
+    if highest is not None and highest >= len(texts):
+        raise ShardError(
+            f"{root.path('signals')}: captions hold entry {highest}, {ENTRIES} ends at {len(texts) - 1}; run "
+            "`headwater signals` again"
+        )
     con.execute("""
         CREATE TABLE entries AS SELECT entry, text, coalesce(n, 0) AS matches FROM _texts LEFT JOIN
             (SELECT entry, count(*) AS n FROM (SELECT unnest(entries) AS entry FROM samples) GROUP BY entry)
@@ -149,7 +157,7 @@ def load_presets(con: duckdb.DuckDBPyConnection, sidecars: Sequence[Sidecars]) -
         con.execute(statement)
     rows = [
         (preset.name, preset.call, presets.hint(lacking) if lacking else None, preset.meaning, preset.source)
-        for preset, lacking in ((preset, presets.missing(preset, present)) for preset in presets.PRESETS)
+        for preset, lacking in ((preset, presets.lacking(preset, present)) for preset in presets.PRESETS)
     ]
     con.execute("CREATE TABLE presets (preset VARCHAR, call VARCHAR, lacks VARCHAR, meaning VARCHAR, source VARCHAR)")
     con.executemany("INSERT INTO presets VALUES (?, ?, ?, ?, ?)", rows)
@@ -191,5 +199,4 @@ def load_ledger(con: duckdb.DuckDBPyConnection, root: Root, runs: list[dict[str,
 def _comment(con: duckdb.DuckDBPyConnection, table: str, columns: Sequence[Column]) -> None:
     """The meaning of each column, where DESCRIBE's neighbours and other tools find it."""
     for column in columns:
-        meaning = column.meaning.replace("'", "''")
-        con.execute(f"COMMENT ON COLUMN {table}.\"{column.name}\" IS '{meaning}'")
+        con.execute(f"COMMENT ON COLUMN {table}.{presets.quoted(column.name)} IS {presets.literal(column.meaning)}")

@@ -185,9 +185,59 @@ def test_bytes_of_many_urls_are_placeholders_and_none_survives(pool: Rows) -> No
     found = by_uid(verdicts(Pictures(table, given.thumbs), priority=PRIORITY, placeholder_urls=2))
     called = {uid for uid, r in found.items() if r["kind"] == "placeholder"}
     assert called == {"clock2", "a-same-bytes", "b-same-bytes"}
-    assert all((found[u]["duplicate_of"], found[u]["group"]) == (None, "a-same-bytes") for u in called)
+    assert all((found[u]["duplicate_of"], found[u]["distance"]) == (None, 0) for u in called)
+    assert {r["group"] for uid, r in found.items() if uid in called | {"same-pixels"}} == {"b-same-bytes"}
     others = {uid: r for uid, r in by_uid(before).items() if uid not in called}
     assert {uid: found[uid] for uid in others} == others
+
+
+def test_a_uid_that_is_there_twice_is_no_duplicate_of_itself() -> None:
+    """The catalog shows one row of each uid, whichever: none of them may be called a duplicate of the other."""
+    copy = near_copy(clock(1), 0.5, 0, 85)
+    rows = [
+        row("u", "photos", jpeg(clock(1))), row("u", "web", jpeg(clock(1))), row("u", "web", copy),
+        row("other", "web", jpeg(clock(1))), row("same", "web", copy), row("alone", "web", jpeg(flag(1))),
+        row("alone", "zoo", jpeg(flag(1))),
+    ]  # fmt: skip
+    captions = caption_signatures(pa.chunked_array([["one caption of all"] * len(rows)]))
+    found = decide(pictures(rows), priority=PRIORITY, captions=captions).table()
+    assert found["duplicate_of"].to_pylist() == [None, None, None, "u", "u", None, None]
+    assert found["kind"].to_pylist() == [None, None, None, "exact_bytes", "near", None, None]
+    assert found["distance"].null_count == 5
+    assert found["group"].to_pylist() == ["u"] * 5 + [None, None]
+    assert found["caption_of"].to_pylist() == [None, None, None, "u", "u", "u", "u"]
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        ({"source": "photos"}, {"source": "web", "size": 900, "score": 0.9}),
+        ({"source": "web"}, {"source": "zoo", "size": 900, "score": 0.9}),
+        ({"source": "zoo", "size": 150}, {"source": "else", "score": 0.9}),
+        ({"score": 0.3}, {"score": 0.2}),
+        ({"score": -0.5}, {"score": None}),
+        ({"score": 0.3, "uid": "a"}, {"score": 0.3}),
+        ({"uid": "a"}, {}),
+    ],
+)
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 0.9])
+def test_each_tie_of_survivors_goes_to_the_next_rule(
+    better: dict[str, object], worse: dict[str, object], swapped: bool, scale: float
+) -> None:
+    """Source as listed, larger original, higher score (unknown last), smaller uid; of equal and of near pictures."""
+    first, second = {"uid": "z", **better}, {"uid": "b", **worse}
+    data = [jpeg(clock(1)), jpeg(clock(1)) if scale == 1 else near_copy(clock(1), scale, 0, 90)]
+    rows = []
+    for own, picture in zip((first, second), data, strict=True):
+        values, thumb = row(str(own["uid"]), str(own.get("source", "web")), picture)
+        side = own.get("size", 120)
+        rows.append(({**values, "original_width": side, "original_height": side}, thumb, own.get("score")))
+    rows = rows[::-1] if swapped else rows
+    given = pictures([(values, thumb) for values, thumb, _ in rows])
+    table = given.table.append_column("score", pa.array([score for _, _, score in rows], pa.float32()))
+    found = by_uid(verdicts(Pictures(table, given.thumbs), priority=PRIORITY))
+    assert (found["b"]["duplicate_of"], found["b"]["kind"]) == (first["uid"], "exact_bytes" if scale == 1 else "near")
 
 
 def test_unknown_hashes_are_no_placeholders() -> None:
@@ -327,6 +377,44 @@ def test_a_hash_that_many_share_does_not_pair_all_with_all(size: int) -> None:
     assert found == (every if size == 40 else few)
     crossed = set(map(tuple, cross_candidates(given, rows[:size], given, rows[size:], params).tolist()))
     assert crossed == {(a, b) for a in range(size) for b in range(size) if size == 40 or 0 in (a, b)}
+
+
+def test_many_of_one_hash_are_compared_with_one_of_their_own_proportions() -> None:
+    """100 blank squares and 100 blank strips: a strip is no candidate for a square, but for the first strip."""
+    values, thumb = row("blank", "web", jpeg(flag(0)))
+    sizes = [(100, 100), (200, 100)] * 100 + [(None, None)]
+    rows: Rows = []
+    for n, (width, height) in enumerate(sizes):
+        own = {"uid": f"{n:03d}", "sha256": f"{n}", "pixel_hash": f"{n}"}
+        rows.append(({**values, **own, "original_width": width, "original_height": height}, thumb))
+    given = pictures(rows)
+    found = verdicts(given, priority=[])
+    assert sorted(set(found["group"].to_pylist())) == ["000", "001"]
+    assert found["kind"].null_count == 2
+    held_out = as_evaluation(pictures(rows[:2]), "held-out")
+    table = held_out.table.set_column(held_out.table.column_names.index("sha256"), "sha256", pa.array(["a", "b"]))
+    table = table.set_column(table.column_names.index("pixel_hash"), "pixel_hash", pa.array(["a", "b"]))
+    leaks = verdicts(given, priority=[], evaluation=Pictures(table, held_out.thumbs))
+    assert set(leaks["eval_kind"].to_pylist()) == {"near"}
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_order_of_rows_changes_nothing_where_many_share_a_hash(seed: int) -> None:
+    """100 different pictures of one hash and 50 held-out ones: only with the first of each all are compared."""
+    rng = np.random.default_rng(0)
+    shades = rng.integers(0, 255, 150)
+    rows: Rows = []
+    for n, shade in enumerate(shades):
+        values, _ = row(f"{n:03d}", "web", jpeg(flag(0)))
+        values.update(sha256=f"{n}", pixel_hash=f"{n}")
+        rows.append((values, np.full((64, 64, 3), shade, np.uint8)))
+    params = NearParams(tangent_radius=0)
+    evaluation = as_evaluation(pictures(rows[100:]), "held-out")
+    straight = verdicts(pictures(rows[:100]), priority=[], evaluation=evaluation, params=params)
+    mixed = [rows[i] for i in np.random.default_rng(seed).permutation(100)]
+    found = verdicts(pictures(mixed), priority=[], evaluation=evaluation, params=params)
+    assert 0 < found["eval_set"].null_count < 100
+    assert found.sort_by("uid").equals(straight.sort_by("uid"))
 
 
 def test_many_equal_thumbnails_are_compared_with_the_first_only() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from filters.groups import components, heads_of, is_repeat, keys_of, row_hashes, stars, survivor_order
+from filters.groups import components, heads_of, is_repeat, keys_of, row_hashes, stars, survivor_order, unique_pairs
 
 
 def test_survivor_order() -> None:
@@ -64,6 +64,11 @@ def test_components() -> None:
     assert found[0] == found[3] == found[4]
     assert len(set(found.tolist())) == 3
     assert components(0, np.empty((0, 2), np.int64)).shape == (0,)
+
+
+def test_unique_pairs() -> None:
+    assert unique_pairs(np.array([[2, 1], [0, 4], [2, 1], [0, 3]]), 5).tolist() == [[0, 3], [0, 4], [2, 1]]
+    assert unique_pairs(np.empty((0, 2), np.int64), 0).shape == (0, 2)
 
 
 def test_is_repeat_follows_the_order() -> None:

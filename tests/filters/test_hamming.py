@@ -130,6 +130,12 @@ def test_order_of_rows_does_not_matter() -> None:
 
 def test_too_many_pairs_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hamming, "MOST_PAIRS", 10)
+    # All with all, a few at a time.
+    with pytest.raises(InputError, match="more than 10 pairs of hashes within 32 bits"):
+        hamming_self_pairs(np.arange(64, dtype=np.uint64), 32)
+    with pytest.raises(InputError, match="more than 10 pairs of hashes within 32 bits"):
+        hamming_pairs(np.arange(64, dtype=np.uint64), np.arange(2, dtype=np.uint64), 32)
+    assert len(hamming_self_pairs(np.arange(5, dtype=np.uint64), 32)) == 10
     monkeypatch.setattr(hamming, "_BRUTE", 0)
     monkeypatch.setattr(hamming, "_PER_COMPARISON", 1e9)
     with pytest.raises(InputError, match="more than 10 pairs of hashes within 2 bits"):

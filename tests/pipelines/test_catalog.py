@@ -311,15 +311,16 @@ def test_nested_and_repeated_columns_are_printed(root: Root, capsys: pytest.Capt
 
 
 def test_two_models_must_be_told_apart(root: Root, tmp_path: Path) -> None:
+    (model,) = root.names("features")
     other = root.local("features", "0123456789ab")
-    other.mkdir()
+    shutil.copytree(root.local("features", model), other)
     try:
         with pytest.raises(ConfigError, match="several fingerprints"):
             index.run(index.IndexConfig(root=root.url))
         with pytest.raises(ConfigError, match="'none' is not under"):
             index.run(index.IndexConfig(root=root.url, features="none"))
     finally:
-        other.rmdir()
+        shutil.rmtree(other)
 
 
 def test_a_report_without_its_reference_is_an_error(root: Root, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -282,10 +283,25 @@ def test_semantic_duplicates_and_overlaps(embedded: Root, capsys: pytest.Capture
     assert other["verdicts"] != found["verdicts"]
 
 
+def test_a_picture_without_an_embedding_is_compared_by_its_looks_alone(embedded: Root) -> None:
+    path = ("features", "fp", "web", "00000.parquet")
+    table = embedded.read_table(*path)
+    place = table.column_names.index("image_embedding")
+    nulled = pa.array([None, *table["image_embedding"].to_pylist()[1:]], table.schema.field(place).type)
+    table = table.set_column(place, table.schema.field(place), nulled)
+    embedded.write_table(table, *path, metadata={KEY: "null"})
+    add_eval_features(embedded, ["x.jpg", "y.jpg"], unit((0, 0, 1), (0, 1, 0.01)))
+    found = dedupe.run(settings(embedded, tasks="eval", features="fp", semantic_distance=0.01))
+    assert found["counts"] == {"unique": 3}
+    assert found["eval_overlaps"] == {"held": {"web": {"semantic": 1}}}
+
+
 def test_a_retry_takes_the_features_of_its_first_attempt(embedded: Root) -> None:
-    add_shard(embedded, "web", 2, [Given("b", jpeg(smiley(2)))], attempt=1)
+    add_shard(embedded, "web", 2, [Given("d", jpeg(smiley(2)))], attempt=1)
+    add_features(embedded, "fp", ShardId("web", "00001"), ["c", "d"], unit((1, 0.1, 0), (0, 1, 0.01)), [0.9, 0.1])
     found = dedupe.run(settings(embedded, features="fp", semantic_distance=0.01))
-    assert rows_of(embedded, found["verdicts"])[uid_of("b")]["kind"] == "semantic"
+    row = rows_of(embedded, found["verdicts"])[uid_of("d")]
+    assert (row["kind"], row["duplicate_of"]) == ("semantic", uid_of("b"))
 
 
 @pytest.mark.parametrize(
@@ -295,7 +311,7 @@ def test_a_retry_takes_the_features_of_its_first_attempt(embedded: Root) -> None
         ("lacks", r"features/fp/web/00000.parquet: lacks 1 of the shard's 2 pictures"),
         ("nan", r"features/fp/web/00001: image_embedding: 1 rows hold NaN"),
         ("width", r"features/fp/web/00001: image_embedding: has 2 numbers a row, 3 are needed"),
-        ("length", r"features/fp/web/00001: image_embedding: 1 of 1 rows have none, or one whose length"),
+        ("length", r"features/fp/web/00001: image_embedding: 1 of 1 rows have a length other than 1"),
         ("broken", r"features/fp/web/00001.parquet: cannot be read"),
         ("items", r"eval_features/fp/held.parquet: is not of the pictures of held"),
         ("eval_nan", r"eval_features/fp/held.parquet: image_embedding: 1 rows hold NaN"),
@@ -350,6 +366,48 @@ def test_a_changed_evaluation_set_is_looked_at_again(embedded: Root) -> None:
     assert dedupe.run(settings(embedded, tasks="eval"))["eval_overlaps"] == {"held": {"web": {"exact_bytes": 1}}}
 
 
+def test_a_set_put_back_after_a_killed_run_is_looked_at_again(
+    embedded: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = embedded.local("eval", "held")
+    (folder / "y.jpg").write_bytes(jpeg(flag(1)))
+    expected = dedupe.run(settings(embedded, tasks="eval"))
+    folder.rename(tmp_path / "kept")
+    folder.mkdir()
+    (folder / "z.jpg").write_bytes(jpeg(clock(7)))
+    write = Root.write_json
+
+    def killed(self: Root, value: Any, *parts: str) -> None:
+        if parts[-1] == "set.json":
+            raise KeyboardInterrupt
+        write(self, value, *parts)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Root, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            dedupe.run(settings(embedded, tasks="eval"))
+    (folder / "z.jpg").unlink()
+    (tmp_path / "kept").rename(folder)
+    embedded.remove("verdicts", expected["verdicts"], "dedupe.json")
+    assert dedupe.run(settings(embedded, tasks="eval"))["eval_overlaps"] == expected["eval_overlaps"]
+
+
+def test_shards_without_pictures_and_a_uid_in_two_sources(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_root(tmp_path)
+    add_sets(root)
+    add_shard(root, "web", 2, [Given("gone", jpeg(clock(9)))], reason="http_404")
+    add_shard(root, "zoo", 0, [Given("clock3", jpeg(clock(3)))])
+    found = dedupe.run(settings(root, tasks="eval").model_copy(update={"priority": ["photo"]}))
+    assert found["by_source"]["zoo"] == {"unique": 1}
+    assert rows_of(root, found["verdicts"])[uid_of("clock3")]["duplicate_of"] is None
+    assert "priority: nothing is downloaded from photo; there is photos, web, zoo" in capsys.readouterr().err
+    assert root.read_table("verdicts", found["verdicts"], "web", "00002.parquet").num_rows == 0
+    for name in ("web/00000", "web/00001", "photos/00000", "zoo/00000"):
+        root.remove("shards", *f"{name}.parquet".split("/"))
+    empty = dedupe.run(settings(root, tasks="eval"))
+    assert (empty["counts"], empty["eval_overlaps"]) == ({}, {"Tar-Set": {}, "folder": {}})
+
+
 def test_damaged_shards_and_looks(tmp_path: Path) -> None:
     root = make_root(tmp_path)
     tar = root.local("shards", "web", "00001.tar")
@@ -365,6 +423,17 @@ def test_damaged_shards_and_looks(tmp_path: Path) -> None:
     add_shard(root, "web", 1, [*DRAWN[5:-1], Given("another", jpeg(clock(11)))])
     root.remove("verdicts", before["verdicts"], "dedupe.json")
     with pytest.raises(ShardError, match=r"looks/.*/web/00001.parquet: was made from another version of its shard"):
+        dedupe.run(settings(root))
+
+
+def test_a_full_disk_for_what_is_mapped_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_handle: int, _start: int, size: int) -> None:
+        assert size > 1
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    root = make_root(tmp_path)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(HeadwaterError, match=r"no room for 11,520 bytes \(No space left on device\); set TMPDIR"):
         dedupe.run(settings(root))
 
 

@@ -18,8 +18,10 @@ import torch
 from evaluation.pictures import eval_pictures
 from evaluation.tasks import Task, write_task
 from filters.errors import BudgetExceeded, InputError
+from filters.vectors import vectors
 from pipelines import score
 from pipelines.cli import main
+from pipelines.store.embeddings import read_embeddings
 from pipelines.store.fingerprint import KEY
 from pipelines.store.models import score_column, score_columns, write_model
 from pipelines.store.root import Root, ShardId
@@ -138,17 +140,62 @@ def test_a_killed_job_goes_on_where_it_was(tmp_path: Path, tiny_model: Path) -> 
     assert files(root, "features") == files(quiet, "features")
 
 
-def test_a_damaged_picture_fails_its_shard_and_is_named(tmp_path: Path, tiny_model: Path) -> None:
-    root = filled(tmp_path, range(4), range(4, 8))
-    row = load_successes(root, ShardId("cc12m", "00001"), ["uid", "offset", "size"]).to_pylist()[2]
-    path = root.local("shards", "cc12m", "00001.tar")
+def damage(root: Root, shard: ShardId, *positions: int) -> None:
+    """Put zeros in place of some of a shard's pictures."""
+    path = root.local("shards", shard.source, f"{shard.number}.tar")
     data = bytearray(path.read_bytes())
-    data[row["offset"] : row["offset"] + row["size"]] = bytes(row["size"])
+    rows = load_successes(root, shard, ["offset", "size"]).to_pylist()
+    for row in (rows[position] for position in positions):
+        data[row["offset"] : row["offset"] + row["size"]] = bytes(row["size"])
     path.write_bytes(data)
+
+
+def test_a_damaged_picture_is_left_null_counted_and_named(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, whole = (filled(tmp_path / name, range(4), range(4, 8)) for name in ("damaged", "whole"))
+    shard = ShardId("cc12m", "00001")
+    damage(root, shard, 2)
     summary = run(root, tiny_model)
-    assert summary["counts"] == {"done": 4}
+    assert (summary["counts"], summary["shards_failed"]) == ({"done": 7, "unusable": 1}, {})
+    said = capsys.readouterr().err
+    assert f"score: cc12m/00001: 1 of 4 rows unusable, left null: uid {uid_of('p6')}: picture: " in said
+    name = summary["model_fingerprint"]
+    found, expected = scored(root, name), scored(whole, run(whole, tiny_model)["model_fingerprint"])
+    row = found.pop(uid_of("p6"))
+    assert (row["clip_score"], row["image_embedding"]) == (None, None)
+    assert row["text_embedding"] == expected.pop(uid_of("p6"))["text_embedding"]
+    assert found == expected
+    metadata = root.parquet_metadata("features", name, "cc12m", "00001.parquet")
+    assert "not a whole picture" in json.loads(metadata["headwater.unusable"])[uid_of("p6")]
+    table = root.read_table("features", name, "cc12m", "00001.parquet")
+    assert vectors(table, 32)[1].tolist() == [True, True, False, True]
+    rows = load_successes(root, shard, ["uid", "attempt"])
+    assert read_embeddings(root, name, shard, rows).is_valid().to_pylist() == [True, True, False, True]
+    assert run(root, tiny_model)["shards_skipped"] == 2
+
+
+def test_a_shard_of_mostly_damaged_pictures_fails(tmp_path: Path, tiny_model: Path) -> None:
+    root = filled(tmp_path, range(4), range(4, 8))
+    damage(root, ShardId("cc12m", "00000"), 0, 3)
+    damage(root, ShardId("cc12m", "00001"), 0, 2, 3)
+    summary = run(root, tiny_model)
+    assert summary["counts"] == {"done": 2, "unusable": 2}
     text = summary["shards_failed"]["cc12m/00001"]
-    assert text.startswith(f"ShardError: uid {uid_of('p6')}: picture 2: ") and "not a whole picture" in text
+    assert text.startswith(f"ShardError: 3 of 4 rows cannot be embedded; the first is uid {uid_of('p4')}: picture: ")
+
+
+def test_a_pair_without_caption_has_an_image_embedding_alone(tmp_path: Path, tiny_model: Path) -> None:
+    root = Root(str(tmp_path))
+    add_shard(root, "cc12m", 0, [Given("p0", picture(0), None), Given("p1", picture(1), "a square")])
+    add_shard(root, "cc12m", 1, [Given("p2", picture(2), None)])
+    summary = run(root, tiny_model)
+    assert summary["counts"] == {"done": 3}
+    rows = scored(root, summary["model_fingerprint"])
+    without = [rows[uid_of(name)] for name in ("p0", "p2")]
+    assert [(row["clip_score"], row["text_embedding"]) for row in without] == [(None, None)] * 2
+    assert all(len(row["image_embedding"]) == 32 for row in rows.values())
+    assert rows[uid_of("p1")]["clip_score"] is not None
 
 
 def test_embeddings_that_are_not_finite_fail_their_shard(tmp_path: Path, architecture: Path) -> None:
@@ -156,7 +203,7 @@ def test_embeddings_that_are_not_finite_fail_their_shard(tmp_path: Path, archite
     model = new_model(architecture, seed=0)
     model.visual.ln_post.weight.data[0] = float("nan")
     save_model(model, TINY, tmp_path / "model")
-    with pytest.raises(BudgetExceeded, match=f"uid {uid_of('p0')}: picture 0: its embedding is not finite"):
+    with pytest.raises(BudgetExceeded, match=f"4 of 4 rows .* uid {uid_of('p0')}: picture: its embedding is not"):
         run(root, tmp_path / "model")
     assert not root.shards("features")
 
@@ -274,6 +321,7 @@ def test_openai_weights_have_the_name_that_two_models_want(tmp_path: Path) -> No
             name,
             {"model": model, "pretrained": pretrained, "precision": "fp32", "dim": 512, "column": column},
         )
+        root.write_bytes(b"", "features", name, "datacomp", "00000.parquet")
     # Ingest makes features of DataComp's metadata without saying more of their models; they are OpenAI's.
     root.write_bytes(b"", "features", "datacomp-l14", "datacomp", "00000.parquet")
     assert score_columns(root) == {
@@ -288,6 +336,7 @@ def test_openai_weights_have_the_name_that_two_models_want(tmp_path: Path) -> No
 def test_a_broken_model_file_is_named(tmp_path: Path, content: bytes) -> None:
     root = Root(str(tmp_path))
     root.write_bytes(content, "features", "aaaaaaaaaaaa", "model.json")
+    root.write_bytes(b"", "features", "aaaaaaaaaaaa", "datacomp", "00000.parquet")
     with pytest.raises(InputError, match=r"aaaaaaaaaaaa/model\.json: .*delete it"):
         score_columns(root)
 

@@ -68,14 +68,14 @@ def corrupt(root: Root, kind: str) -> None:
 
 
 CORRUPT = [
-    ("nan", r"image_embedding: 1 rows hold NaN or infinity, the first is row 2 \(uid 0\w+2\)"),
-    ("infinity", "1 rows hold NaN or infinity"),
-    ("width", "has 5 numbers a row, 4 are needed"),
+    ("nan", r"features/\w+: .* 1 rows hold NaN or infinity, the first is row 2 \(uid 0\w+2\); delete"),
+    ("infinity", "1 rows hold NaN or infinity.*; delete the shard's file there and run `headwater score` again"),
+    ("width", "has 5 numbers a row, 4 are needed.*; delete the shard's file there and run `headwater score` again"),
     ("missing", r"00000\.parquet: not there; run `headwater score`"),
     ("rows", "lacks 2 of the shard's 6 pictures, the first is uid 0"),
     ("strangers", "lacks 6 of the shard's 6 pictures"),
     ("bytes", "cannot be read.*; delete it and run its stage again"),
-    ("list", "expected a fixed-size list"),
+    ("list", "expected a fixed-size list.*; delete the shard's file there and run `headwater score` again"),
 ]
 
 
@@ -105,6 +105,13 @@ def test_the_first_shard_may_be_corrupt_where_no_model_is_described(root: Root, 
         root.remove("features", MODEL, shard.source, f"{shard.number}.parquet")
     with pytest.raises(InputError, match="holds no embeddings; run `headwater score`"):
         signals.run(config(root, **files(tmp_path)))
+
+
+@pytest.mark.parametrize("wrong", [{"reference": ["nowhere"]}, {"nsfw_head": "nowhere.npz"}, {"entries": "nowhere"}])
+def test_what_is_wrong_is_said_before_clusters_are_looked_for(root: Root, wrong: dict[str, object]) -> None:
+    with pytest.raises(InputError, match="nowhere"):
+        signals.run(config(root, clusters=2, **wrong))
+    assert not root.exists("centroids", MODEL, "k2-seed0.npy")
 
 
 def test_a_corrupt_shard_does_not_take_part_in_clusters(root: Root) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from filters.errors import ConfigError, ShardError
+from filters.errors import ConfigError, InputError, ShardError
 from pipelines import build_mix, index
 from pipelines.cli import main
 from pipelines.store import presets
@@ -67,6 +67,7 @@ def root(tmp_path: Path) -> Root:
         held = "imagenet_v2" if source == "ant" else "objectnet"
         kinds = [{"uid": uid(source, i), f"eval_in_{held}": "near" if i == 1 else None} for i in there]
         put(root, verdicts([held]), kinds, "verdicts", "v1", source)
+        root.write_json({}, "verdicts", "v1", "dedupe.json")
         signal: dict[str, Any] = {"caption_words": 4, "caption_chars": 14, "language": "en"}
         rows = [{"uid": uid(source, i), **signal, "entries": [0] if i < 4 else [0, 2]} for i in there]
         put(root, SIGNALS, rows, "signals", "s1", source)
@@ -95,6 +96,32 @@ def test_each_model_has_its_column_and_the_chosen_one_is_clip_score(root: Root) 
     assert [[round(x, 4) for x in row] for row in ask(root, query)] == [[0.9, 0.1, 0.9]]
     with pytest.raises(ConfigError, match=r"features: several fingerprints \(b32, l14\); choose one"):
         indexed(root, features=None)
+
+
+def test_verdicts_of_a_killed_run_are_refused(root: Root) -> None:
+    root.remove("verdicts", "v1", "dedupe.json")
+    with pytest.raises(InputError, match="verdicts/v1: a run of `headwater dedupe` has not come to its end; run it"):
+        indexed(root)
+
+
+def test_what_a_run_leaves_that_failed_at_once_is_not_chosen_among(root: Root) -> None:
+    write_model(root, "a", ModelInfo(model="a", pretrained="openai", precision="fp32", dim=2, column=B32))
+    root.write_bytes(b"of\n", "signals", "s0", "entries.txt")
+    indexed(root)
+    assert ask(root, f"SELECT count({B32}) FROM samples") == [(16,)]
+    assert ask(root, "SELECT count(*) FROM duckdb_columns() WHERE column_name LIKE 'clip_b32%_b32'") == [(0,)]
+    with pytest.raises(ConfigError, match=r"features: 'a' is not under .*; there is b32, l14"):
+        indexed(root, features="a")
+
+
+def test_a_row_that_could_not_be_scored_has_no_score_and_is_not_missing(
+    root: Root, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = [{"uid": uid("ant", i), "clip_score": i / 10 if i > 1 else None} for i in range(ROWS) if i % 5]
+    put(root, features(2), there, "features", BASE, "ant")
+    indexed(root)
+    assert ask(root, f"SELECT count(clip_score), count({B32}) FROM samples WHERE source = 'ant'") == [(7, 7)]
+    assert "came after" not in capsys.readouterr().err
 
 
 def test_a_score_that_is_no_number_passes_no_threshold(root: Root) -> None:
@@ -184,6 +211,14 @@ def test_the_catalog_follows_signals_models_and_definitions(root: Root, monkeypa
 def test_damaged_signals_are_one_line(root: Root) -> None:
     root.write_bytes(b"PAR1 damaged", "signals", "s1", "ant", "00000.parquet")
     with pytest.raises(ShardError, match="a published file cannot be read"):
+        indexed(root)
+
+
+def test_a_list_of_entries_that_was_cut_is_refused(root: Root) -> None:
+    root.write_bytes(b"of\nthe cat\n", "signals", "s1", "entries.txt")
+    with pytest.raises(
+        ShardError, match=r"captions hold entry 2, entries\.txt ends at 1; run `headwater signals` again"
+    ):
         indexed(root)
 
 

@@ -264,6 +264,39 @@ def test_an_embedding_that_is_not_finite_is_named(mix: TinyMix, value: float) ->
         embed_images(loaded, mix.images)
 
 
+@pytest.mark.parametrize("batch", [1, 256])
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_faults_take_what_cannot_be_embedded_and_nothing_beside_it(
+    mix: TinyMix, monkeypatch: pytest.MonkeyPatch, batch: int, on_gpu: bool
+) -> None:
+    loaded = tiny()
+    expected = embed_images(loaded, mix.images)
+    monkeypatch.setattr(embed, "_on_gpu", lambda loaded: on_gpu)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    with torch.no_grad():
+        loaded.model.token_embedding.weight[int(TOKENIZER(["zebra"])[0, 1])] = float("nan")
+    broken = {0, 17, 18, len(mix.images) - 1}
+    of_images: dict[int, str] = {}
+    of_texts: dict[int, str] = {}
+    images = [b"none" if n in broken else data for n, data in enumerate(mix.images)]
+    found, texts = embed_pairs(loaded, images, CAPTIONS, batch, (of_images, of_texts))
+    assert set(of_images) == broken and "not a whole picture" in of_images[17]
+    assert list(of_texts) == [7] and "not finite" in of_texts[7]
+    rows = [n for n in range(len(images)) if n not in broken]
+    assert np.flatnonzero(np.isnan(found).all(axis=1)).tolist() == sorted(broken)
+    np.testing.assert_allclose(found[rows], expected[rows], atol=1e-5)
+    assert np.flatnonzero(np.isnan(texts).all(axis=1)).tolist() == [7]
+
+
+def test_the_threads_are_as_before_after_a_failure(mix: TinyMix) -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(UnusableItem):
+        embed_images(tiny(), [*mix.images[:20], b"no picture"])
+    with pytest.raises(ModelError):
+        embed_texts(replace(tiny(), embed_dim=32), CAPTIONS)
+    assert torch.get_num_threads() == before
+
+
 def test_a_model_of_another_width_than_it_says_is_refused(mix: TinyMix) -> None:
     other = replace(tiny(), embed_dim=32)
     with pytest.raises(ModelError, match="tiny gives 16 numbers; its config says 32"):
@@ -286,6 +319,29 @@ def test_packed_layers_give_the_same(mix: TinyMix, kind: str) -> None:
     found = embed_pairs(loaded, mix.images, CAPTIONS)
     np.testing.assert_allclose(found[0], images, atol=1e-5)
     np.testing.assert_allclose(found[1], texts, atol=1e-5)
+
+
+VISIONS: dict[str, dict[str, Any]] = {
+    "layer scale": {"ls_init_value": 0.5},
+    "attentional pool": {"attentional_pool": True, "attn_pooler_heads": 2},
+    "average pool": {"pool_type": "avg", "final_ln_after_pool": True},
+    "no norm before": {"no_ln_pre": True, "mlp_ratio": 3.0},
+}
+
+
+@pytest.mark.parametrize("quick_gelu", [False, True])
+@pytest.mark.parametrize("kind", VISIONS)
+def test_packed_layers_give_the_same_for_other_towers(mix: TinyMix, kind: str, quick_gelu: bool) -> None:
+    def made(**config: Any) -> ClipModel:
+        vision = {**config["vision_cfg"], "layers": 2, **VISIONS[kind]}
+        return CustomTextCLIP(**{**config, "vision_cfg": vision}, quick_gelu=quick_gelu)
+
+    loaded = tiny(made, ls_init_value=0.5)
+    expected = embed_pairs(loaded, mix.images, CAPTIONS)
+    pack_layers(loaded.model)
+    assert sum(isinstance(module, PackedAttention) for module in loaded.model.modules()) == 4
+    for a, b in zip(embed_pairs(loaded, mix.images, CAPTIONS), expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_layers_in_half_precision_and_of_other_kinds_are_not_packed() -> None:
