@@ -65,12 +65,13 @@ def run(config: DedupeConfig) -> dict[str, Any]:
     """Give every downloaded picture its verdict; nothing is deleted."""
     root, account = Root(config.root), Account("dedupe")
     shards = root.shards("shards")
-    _check(root, shards, config)
+    _check_shards(root, shards, config)
+    _check_features(root, config)
     sets = set_columns(root, config.tasks)
     marks = set_marks(root, config.tasks, list(sets)) if config.tasks else {}
     name, mark = _name(config), _mark(root, shards, marks, config)
     state = root.read_json("verdicts", name, _STATE) if root.exists("verdicts", name, _STATE) else {}
-    if state.get("mark") == mark and all(root.exists(*_file(name, shard)) for shard in shards):
+    if state.get("mark") == mark and all(root.parquet_metadata(*_file(name, s)) for s in shards):
         account.shards_skipped = len(shards)
         account.extra = {"verdicts": name, **state["summary"]}
         say("dedupe: verdicts are up to date")
@@ -96,15 +97,19 @@ def run(config: DedupeConfig) -> dict[str, Any]:
 def plan(config: DedupeConfig) -> dict[str, Any]:
     """What a dedupe run would read."""
     root = Root(config.root)
+    _check_features(root, config)
     return {"shards": len(root.shards("shards")), "tasks": list(set_columns(root, config.tasks))}
 
 
-def _check(root: Root, shards: Sequence[ShardId], config: DedupeConfig) -> None:
+def _check_shards(root: Root, shards: Sequence[ShardId], config: DedupeConfig) -> None:
     if not shards:
         raise InputError(f"{config.root}/shards: nothing downloaded; run `headwater download` first")
     sources = sorted({shard.source for shard in shards})
     if unknown := [name for name in config.priority if name not in sources]:
         say(f"dedupe: priority: nothing is downloaded from {', '.join(unknown)}; there is {', '.join(sources)}")
+
+
+def _check_features(root: Root, config: DedupeConfig) -> None:
     if config.features is None and config.semantic_distance is not None:
         raise ConfigError("--semantic-distance compares embeddings; give --features FINGERPRINT too")
     there = root.names("features")

@@ -148,6 +148,17 @@ def test_new_shards_and_sets_give_what_a_fresh_run_gives(
     assert "dedupe: 1 shards to do, 2 done before" in printed
 
 
+def test_a_verdict_file_that_was_cut_is_written_again(tmp_path: Path) -> None:
+    root = Root(str(tmp_path / "root"))
+    add_shard(root, "web", 0, [Given("a", jpeg(clock(1))), Given("b", jpeg(smiley(1)))])
+    name = dedupe.run(settings(root))["verdicts"]
+    path = root.local("verdicts", name, "web", "00000.parquet")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:50])
+    assert dedupe.run(settings(root))["shards_done"] == 1
+    assert path.read_bytes() == whole
+
+
 def test_only_files_whose_content_changes_are_written(tmp_path: Path) -> None:
     root = make_root(tmp_path, copies=False)
     name = dedupe.run(settings(root, caption_similarity=None))["verdicts"]
@@ -347,6 +358,8 @@ def test_settings_that_make_no_sense(embedded: Root) -> None:
         dedupe.run(settings(embedded, semantic_distance=0.1))
     with pytest.raises(ConfigError, match=r"'other' is not under .*/features; there is fp"):
         dedupe.run(settings(embedded, features="other"))
+    with pytest.raises(ConfigError, match="'other' is not under"):
+        dedupe.plan(settings(embedded, features="other"))
     with pytest.raises(InputError, match="no evaluation sets here"):
         dedupe.run(settings(embedded, tasks="shards/web/none"))
     embedded.local("eval", "HELD").mkdir()
