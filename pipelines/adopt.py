@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePath
@@ -53,11 +54,10 @@ def run(config: AdoptConfig) -> dict[str, Any]:
     todo = [item for item in ready if not is_published(root, item, staged[item.tar])]
     account.shards_skipped = len(ready) - len(todo)
     say(f"adopt: {len(todo)} shards to publish, {account.shards_skipped} done before")
-    pictures = Account("adopt")
+    pictures: Counter[str] = Counter()
     for item, result in map_shards(todo, partial(_publisher, root, config), cpus=config.cpus, local=config.local):
         record(account, item, result, len(todo))
-        counts = result.get("pictures", {})
-        pictures.add(sum(counts.values()), counts)
+        pictures.update(result.get("pictures", {}))
     damage = {str(tar): lines for tar in staged if (lines := _damage(root, tar))}
     for name, lines in damage.items():
         say(f"adopt: {name}: {lines[0]}{f' (and {len(lines) - 1} more)' if len(lines) > 1 else ''}")
@@ -65,7 +65,7 @@ def run(config: AdoptConfig) -> dict[str, Any]:
     if account.rows_in:
         say(f"adopt: {config.source}: {account.rows_in} rows: {account.text()}")
     account.check(config.max_failed_fraction)
-    pictures.check_rows(config.max_failed_fraction)
+    account.check_rows(config.max_failed_fraction, pictures)
     return account.summary()
 
 
