@@ -39,7 +39,7 @@ _PACKED = (".gz", ".bz2", ".xz", ".zst")
 class AdoptConfig(JobConfig):
     """Which tars to take in, and under which name."""
 
-    tars: str = Field(description="folder with the tars, or a glob of them; the first argument may stand for it")
+    tars: str = Field(description="folder with the tars, or a glob of them; may be given without its flag")
     source: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the source that they become")
     max_pixels: int = Field(50_000_000, ge=1, description="largest picture that is decoded")
     cpus: float = Field(1.0, gt=0, description="CPUs a tar: its pictures are decoded to hash their pixels")
@@ -196,10 +196,7 @@ def _damage(root: Root, tar: Tar) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `headwater adopt`."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments and not arguments[0].startswith("-"):
-        arguments.insert(0, "--tars")
-    return job_main("adopt", AdoptConfig, run, plan, arguments)
+    return job_main("adopt", AdoptConfig, run, plan, argv, bare="tars")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from filters.errors import BudgetExceeded, HeadwaterError
-from pipelines.config import JobConfig, add_flags, load_config, parse_flags
+from pipelines.config import JobConfig, add_flags, load_config, parse_flags, separated
 from pipelines.store.root import Root
 
 Config = TypeVar("Config", bound=JobConfig)
@@ -129,14 +129,18 @@ def job_main(
     run: Callable[[Config], dict[str, Any]],
     plan: Callable[[Config], dict[str, Any]],
     argv: Sequence[str] | None,
+    bare: str | None = None,
 ) -> int:
-    """The command line of one job: parse, run or only plan, print one JSON line, return the exit code."""
+    """The command line of one job: parse, run or only plan, print one JSON line, return the exit code.
+
+    An argument without a flag, in any place, is the field `bare`.
+    """
     parser = argparse.ArgumentParser(prog=f"headwater {job}", description=(run.__doc__ or "").strip())
-    add_flags(parser, model)
-    arguments = parser.parse_args(argv)
+    add_flags(parser, model, bare)
+    arguments = parser.parse_args(separated(sys.argv[1:] if argv is None else argv, model))
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        config = load_config(model, arguments.config, parse_flags(arguments, model))
+        config = load_config(model, arguments.config, parse_flags(arguments, model, bare))
         if arguments.dry_run:
             summary = {"job": job, "dry_run": True, **plan(config)}
         else:

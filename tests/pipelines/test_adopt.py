@@ -447,13 +447,23 @@ def test_what_cannot_be_adopted_is_said_in_one_line(tmp_path: Path) -> None:
         adopt.run(settings(root, folder))
 
 
-def test_the_first_argument_names_the_tars(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("place", range(7))
+def test_the_tars_may_be_named_anywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str], place: int) -> None:
     folder = study(tmp_path / "study")
-    given = [str(folder), "--source", "mine", "--root", str(tmp_path / "root"), "--local"]
-    assert adopt.main(given) == 0
+    flags = [["--dry-run"], ["--source", "mine"], ["--root", str(tmp_path / "root")], ["--local"], ["--cpus=1"], []]
+    words = [word for flag in [*flags[:place], [str(folder)], *flags[place:]] for word in flag]
+    assert adopt.main(words) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["shards"] == {n: f"shard_{n}.tar" for n in ("000000", "000001")}
+
+
+def test_the_tars_are_named_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(study(tmp_path / "study"))
+    flags = ["--root", str(tmp_path / "root"), "--source", "mine", "--local"]
+    assert adopt.main([*flags, "--tars", folder]) == 0
     assert json.loads(capsys.readouterr().out)["counts"] == {"success": 12}
-    assert adopt.main(["--root", str(tmp_path / "root"), "--tars", str(folder), "--source", "mine", "--dry-run"]) == 0
-    assert json.loads(capsys.readouterr().out)["shards"] == {n: f"shard_{n}.tar" for n in ("000000", "000001")}
+    assert adopt.main([*flags, "--tars", folder, "other"]) == 2
+    assert "headwater adopt: other: --tars says the same; give one of them" in capsys.readouterr().err
 
 
 def test_a_picture_that_kills_its_decoder_costs_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

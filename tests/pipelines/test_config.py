@@ -9,7 +9,7 @@ import pytest
 
 from filters.errors import ConfigError
 from pipelines.build_mix import MixJobConfig
-from pipelines.config import JobConfig, add_flags, load_config, parse_flags
+from pipelines.config import JobConfig, add_flags, load_config, parse_flags, separated
 from pipelines.dedupe import DedupeConfig
 from pipelines.download import DownloadConfig
 from pipelines.ingest import IngestConfig
@@ -103,6 +103,20 @@ def test_lists_of_texts_can_be_given_by_flag(model: type[JobConfig], name: str, 
     add_flags(parser, model)
     flag = "--" + name.replace("_", "-")
     assert parse_flags(parser.parse_args([flag, text]), model) == [(name, ["one", "two"])]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--local", "x"], ["--local=true", "x"]),
+        (["--local", "No", "x"], ["--local", "No", "x"]),
+        (["x", "--local"], ["x", "--local=true"]),
+        (["--local=false", "x", "--dry-run", "y"], ["--local=false", "x", "--dry-run", "y"]),
+        ([], []),
+    ],
+)
+def test_a_switch_takes_only_a_truth_value(words: list[str], expected: list[str]) -> None:
+    assert separated(words, JobConfig) == expected
 
 
 def test_help_names_the_nested_fields() -> None:
