@@ -8,6 +8,9 @@ import json
 import os
 import pickle
 import shutil
+import signal
+import subprocess
+import sys
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
@@ -241,6 +244,33 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.M
     wanted = {name: data for name, (_, data) in _contents(tmp_path / "whole").items()}
     found = {name: data for name, (_, data) in _contents(root.local()).items()}
     assert {name.replace("/whole/", "/root/"): data for name, data in wanted.items()} == found
+
+
+def test_a_run_that_is_killed_while_it_links_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Between making a link and giving it its name; the next run takes it away, also where the tar has moved."""
+    root, folder = Root(str(tmp_path / "root")), study(tmp_path / "study", tars=1)
+    arguments = ["--root", root.url, "--source", "mine", "--local", str(folder)]
+    killed = subprocess.run([sys.executable, "-c", DIES_AT_RENAME, *arguments], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    (left,) = root.local("shards", "mine", ".writing").iterdir()
+    assert left.is_symlink()
+    moved = folder.rename(tmp_path / "elsewhere")
+    assert adopt.run(settings(root, moved))["shards_done"] == 1
+    files = [path.relative_to(root.local()) for path in root.local("shards").rglob("*") if not path.is_dir()]
+    assert sorted(path.name for path in files) == ["000000.parquet", "000000.tar", "000000_stats.json"]
+
+
+DIES_AT_RENAME = """
+import os, pathlib, signal, sys
+from pipelines import adopt
+rename = pathlib.Path.replace
+def replace(path, target):
+    if path.is_symlink():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(path, target)
+pathlib.Path.replace = replace
+adopt.main(sys.argv[1:])
+"""
 
 
 def test_a_folder_that_moved_is_linked_anew_without_being_read(tmp_path: Path) -> None:
