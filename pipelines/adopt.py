@@ -8,6 +8,7 @@ been read, samples that stand in two of them are found, and the shards are publi
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import sys
@@ -108,12 +109,24 @@ def _find(place: str) -> tuple[list[str], Path]:
     tars = [file for file in files if file.suffix == ".tar"]
     packed = [file.name for file in files if file.suffix in _PACKED]
     if not tars:
-        other = f"; {packed[0]} is compressed: decompress it first" if packed else ""
-        raise InputError(f"{place}: no tars here{other}")
+        raise InputError(f"{place}: {_why_none(path, is_folder, packed, files)}")
     if packed:
         say(f"adopt: {len(packed)} compressed tars are left out, from {packed[0]}; decompress them first")
     base = path if is_folder else Path(os.path.commonpath([file.parent for file in tars]))
     return [file.relative_to(base).as_posix() for file in tars], base.resolve()
+
+
+def _why_none(path: Path, is_folder: bool, packed: Sequence[str], files: Sequence[Path]) -> str:
+    """What is wrong with a place that leads to no tar, and what to do."""
+    if packed:
+        return f"no tars here; {packed[0]} is compressed: decompress it first"
+    if is_folder:
+        return "no tars in this folder or below; name the one that holds files *.tar"
+    if files:
+        return f"{files[0].name} is no tar; name files *.tar, or the folder that holds them"
+    if glob.has_magic(str(path)):
+        return "no file has a name like this; check it, and keep it in quotes on a command line"
+    return "no such folder or file; check the path"
 
 
 def _numbers(names: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
+import re
 import sys
 import threading
 import time
@@ -43,6 +44,8 @@ from pipelines.web.fetch import Fetched, Fetcher
 from pipelines.web.hosts import Limits, local_limits
 from pipelines.web.selftest import check
 
+_HASH = re.compile(r"sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}")
+
 
 class DownloadConfig(JobConfig):
     """What to fetch, and how the pictures are stored."""
@@ -75,6 +78,14 @@ class DownloadConfig(JobConfig):
     @classmethod
     def _separate(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("placeholder_hashes")
+    @classmethod
+    def _hashes(cls, hashes: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [known for known in hashes if not _HASH.fullmatch(known.lower())]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is no hash, which is `sha256:` and 64 or `md5:` and 32 hex digits")
+        return tuple(known.lower() for known in hashes)
 
     def recipe(self) -> Recipe:
         """How a picture is stored."""

@@ -461,8 +461,15 @@ def test_what_cannot_be_adopted_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "packed" / "0.tar.gz").touch()
     with pytest.raises(InputError, match=r"no tars here; 0\.tar\.gz is compressed"):
         adopt.run(settings(root, tmp_path / "packed"))
-    with pytest.raises(InputError, match="no tars here"):
+    with pytest.raises(InputError, match=r"/nowhere: no such folder or file; check the path"):
         adopt.run(settings(root, tmp_path / "nowhere"))
+    with pytest.raises(InputError, match=r"/nowhere/\*\.tar: no file has a name like this"):
+        adopt.run(settings(root, tmp_path / "nowhere" / "*.tar"))
+    with pytest.raises(InputError, match=r"/study/sizes\.json: sizes\.json is no tar; name files \*\.tar"):
+        adopt.run(settings(root, folder / "sizes.json"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"/empty: no tars in this folder or below; name the one that holds"):
+        adopt.run(settings(root, tmp_path / "empty"))
     with pytest.raises(ConfigError, match="only local tars"):
         adopt.run(settings(root, "s3://bucket/tars"))
     with pytest.raises(ConfigError, match="needs a local folder"):

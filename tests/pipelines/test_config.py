@@ -130,6 +130,17 @@ def test_a_wrong_name_override_is_found_before_any_work() -> None:
         load_config(DownloadConfig, None, [("fetch.resolve", {"*.test": "localhost:80"})])
 
 
+@pytest.mark.parametrize("text", ["hashes.txt", "sha256:", "md5:" + 31 * "0", "sha1:" + 40 * "0", 64 * "0"])
+def test_a_placeholder_that_is_no_hash_would_never_be_found(text: str) -> None:
+    known = "md5:" + 32 * "A"
+    with pytest.raises(
+        ConfigError, match=rf"'placeholder_hashes'.*'{text}' is no hash, which is `sha256:` and 64 or"
+    ):
+        load_config(DownloadConfig, None, [("placeholder_hashes", [known, text])])
+    found = load_config(DownloadConfig, None, [("placeholder_hashes", [known])])
+    assert found.placeholder_hashes == (known.lower(),)
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         load_config(MixConfig, str(tmp_path / "none.yaml"), [])

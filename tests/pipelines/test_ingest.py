@@ -360,6 +360,10 @@ def test_hashes_may_be_listed_beside_the_dump(tmp_path: Path) -> None:
     assert run(config)["shards_done"] == 1
     assert declared() == {"2.png": f"md5:{2:032x}"}
     side.write_text("http://pictures.test/2.png\tnot a hash\n")
+    with pytest.raises(InputError, match=r"none\.tsv: no such file or folder; check --hashes"):
+        run(config.model_copy(update={"hashes": str(tmp_path / "none.tsv")}))
+    with pytest.raises(InputError, match=r"none\*: no file has a name like this; check --hashes"):
+        run(config.model_copy(update={"hashes": str(tmp_path / "none*")}))
     with pytest.raises(SchemaError, match=r"hashes\.tsv: has no line with an address and its SHA-256 or MD5"):
         run(config)
 
