@@ -30,6 +30,7 @@ from pipelines.engine import map_shards, record, start_ray
 from pipelines.failures import Failures
 from pipelines.foreign import is_foreign, take_over
 from pipelines.job import Account, job_main, say
+from pipelines.progress import QUIET, Watch
 from pipelines.retry import check_reasons, downloaded, failed_rows, plan_retry
 from pipelines.sandbox import Crashed, Sandbox
 from pipelines.slices import Slice, all_slices, slices_of
@@ -41,7 +42,7 @@ from pipelines.store.shards import Sample, fail, is_written, key_of, write_shard
 from pipelines.web.cluster import cluster_limits
 from pipelines.web.config import FetchConfig
 from pipelines.web.fetch import Fetched, Fetcher
-from pipelines.web.hosts import Limits, local_limits
+from pipelines.web.hosts import Limits, Watched, local_limits
 from pipelines.web.selftest import check
 
 _HASH = re.compile(r"sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}")
@@ -101,15 +102,7 @@ def run(config: DownloadConfig) -> dict[str, Any]:
     account.shards_skipped = len(slices) - len(todo)
     say(f"download: {len(todo)} shards to do, {account.shards_skipped} done before")
     _self_test(root, todo, config)
-    limits = None
-    if todo and not config.local:
-        start_ray()
-        limits = cluster_limits(config.fetch)
-    make, taken = partial(_Worker, root, config, limits), 0
-    for piece, result in map_shards(todo, make, cpus=config.cpus, local=config.local, lanes=config.lanes):
-        record(account, piece, result, len(todo))
-        failures.add(result.get("failures", {}))
-        taken += result.get("taken", 0)
+    taken = _download(root, config, todo, account, failures) if todo else 0
     account.extra = {"failures": failures.summary(), "taken_from_img2dataset": taken}
     if taken:
         say(f"download: {taken} shards were finished by img2dataset and were taken as they are")
@@ -119,6 +112,28 @@ def run(config: DownloadConfig) -> dict[str, Any]:
     if not config.retry:  # rows that failed before may well fail again
         account.check_rows(config.max_failed_fraction)
     return account.summary()
+
+
+def _download(root: Root, config: DownloadConfig, todo: Sequence[Slice], account: Account, failures: Failures) -> int:
+    """Make the shards; how many of them img2dataset had finished."""
+    if not config.local:
+        start_ray()
+    limits = local_limits(config.fetch) if config.local else cluster_limits(config.fetch)
+    make, taken = partial(_Worker, root, config, limits), 0
+    with Watch(partial(_waiting, limits), QUIET) as watch:
+        for piece, result in map_shards(todo, make, cpus=config.cpus, local=config.local, lanes=config.lanes):
+            watch.heard()
+            record(account, piece, result, len(todo))
+            failures.add(result.get("failures", {}))
+            taken += result.get("taken", 0)
+    return taken
+
+
+def _waiting(limits: Watched) -> str:
+    """A line on what the shards under way wait for; empty if there is nothing to say."""
+    waiting = limits.waiting()
+    text = waiting.text() if waiting else ""
+    return f"download: {text}" if text else ""
 
 
 def plan(config: DownloadConfig) -> dict[str, Any]:
@@ -208,9 +223,9 @@ class _Worker:
     All of them share one event loop, in a thread of its own, and the processes that decode.
     """
 
-    def __init__(self, root: Root, config: DownloadConfig, limits: Limits | None) -> None:
+    def __init__(self, root: Root, config: DownloadConfig, limits: Limits) -> None:
         self.root, self.config, self.recipe = root, config, config.recipe()
-        self.fetcher = Fetcher(config.fetch, limits or local_limits(config.fetch))
+        self.fetcher = Fetcher(config.fetch, limits)
         self.sandbox: Sandbox[Stored] = Sandbox(store, config.processes)
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import tarfile
@@ -340,6 +341,22 @@ def test_what_is_stored_makes_shards_anew_and_how_fast_does_not(tmp_path: Path) 
             assert len(download.plan(config.model_copy(update={**changes, "overwrite": True}))["shards"]) == 3
         download.run(config.model_copy(update={"image_size": 32, "resize_mode": "center_crop", "overwrite": True}))
     assert {(row["width"], row["height"]) for row in rows_of(root).values()} == {(32, 32)}
+
+
+def test_a_shard_that_waits_for_a_paused_host_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = prepare(tmp_path, rows=6, per_shard=6)
+    monkeypatch.setattr(download, "QUIET", 0.4)
+    pause = [(429, {"Retry-After": "2"}, b""), (200, {}, picture(0))]
+    with picture_server({f"/{n}.png": list(pause) for n in range(6)}) as server:
+        assert download.run(settings(root, server, deadline=9.0))["counts"] == {"success": 6}
+    said = [line for line in capsys.readouterr().err.splitlines() if "under way" in line]
+    assert len(said) >= 2
+    assert re.fullmatch(
+        r"download: 1 shard under way, 6 rows wait for their hosts, most for pictures\.test 6 \(paused for [12] s\)",
+        said[0],
+    )
 
 
 def test_large_jobs_test_dns_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
