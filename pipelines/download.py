@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from filters.errors import InputError, ShardError
-from filters.pixels import DecodeError
+from filters.pixels import DecodeError, EncodeError
 from filters.resize import ResizeMode
 from filters.stored import Recipe, Stored, store
 from pipelines.config import JobConfig
@@ -282,6 +282,8 @@ class _Worker:
         declared = sample.row["hash_declared"] if self.config.verify_hash else None
         try:
             stored = await self.sandbox.call(fetched.body, self.recipe, declared)
+        except EncodeError as error:
+            fail(sample.row, error.reason, f"{REASONS[error.reason][1]}: {error}")
         except DecodeError as error:
             fail(sample.row, error.reason)
         except Crashed as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from filters.errors import BudgetExceeded, InputError, ShardError
 from filters.pixels import decode, pixel_hash
@@ -319,6 +321,17 @@ def test_a_decoder_that_dies_costs_one_picture(tmp_path: Path, monkeypatch: pyte
         6: "decoder crashed: ValueError: dimension over 65500",
     }
     assert {(rows[n]["reason"], rows[n]["status"]) for n in (5, 6)} == {("crash", "failed_to_resize")}
+
+
+def test_a_picture_that_its_format_cannot_hold_says_so(tmp_path: Path) -> None:
+    root = prepare(tmp_path)
+    long = io.BytesIO()
+    Image.new("L", (16_384, 2)).save(long, "PNG")
+    with picture_server({"/5.png": [(200, {}, long.getvalue())]}) as server:
+        download.run(settings(root, server).model_copy(update={"encode_format": "webp", "resize_mode": "no"}))
+    row = rows_of(root)[5]
+    assert (row["status"], row["reason"]) == ("failed_to_resize", "too_many_pixels")
+    assert row["error_message"] == "image area too large: a side of a stored webp has at most 16383 pixels"
 
 
 def test_what_is_stored_makes_shards_anew_and_how_fast_does_not(tmp_path: Path) -> None:
