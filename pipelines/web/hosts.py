@@ -8,6 +8,7 @@ has no thread and no clock of its own, so that it runs in a Ray actor and in a t
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -92,7 +93,8 @@ class Waiting(NamedTuple):
         if not self.rows:
             return f"{under_way}, no row waits for its host"
         hosts = [
-            f"{name} {rows:,}{f' (paused for {pause:.0f} s)' if pause else ''}" for name, rows, pause in self.hosts
+            f"{name} {rows:,}{f' (paused for {math.ceil(pause)} s)' if pause else ''}"
+            for name, rows, pause in self.hosts
         ]
         return f"{under_way}, {self.rows:,} rows wait for their hosts, most for {', '.join(hosts)}"
 
