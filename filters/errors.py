@@ -16,6 +16,9 @@ The module stands in `filters` because that is the only room which every other r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class HeadwaterError(Exception):
     """Base of all deliberate errors; `exit_code` is what the command line returns for it."""
@@ -50,6 +53,10 @@ class ShardError(HeadwaterError):
 
 
 class BudgetExceeded(HeadwaterError):
-    """The job finished, with more failures than its `max_failed_fraction` allows."""
+    """The job finished, with more failures than its `max_failed_fraction` allows; `summary` is what it did."""
 
     exit_code = 3
+
+    def __init__(self, text: str, summary: Mapping[str, Any]) -> None:
+        super().__init__(text)
+        self.summary = dict(summary)

@@ -69,7 +69,11 @@ class DecodeError(HeadwaterError):
         self.reason: Reason = reason
 
     def __reduce__(self) -> tuple[type[DecodeError], tuple[Reason, str]]:
-        return DecodeError, (self.reason, str(self))
+        return type(self), (self.reason, str(self))
+
+
+class EncodeError(DecodeError):
+    """A picture that the format in which it is to be stored cannot hold; the text is the same for all such."""
 
 
 @dataclass(frozen=True, slots=True)

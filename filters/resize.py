@@ -34,6 +34,12 @@ def scaled_size(size: Size, image_size: int, mode: ResizeMode) -> Size:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
+def framed_size(size: Size, image_size: int, mode: ResizeMode) -> Size:
+    """Height and width of a picture of `size` (height, width) as it is stored: shrunk, then cropped or bordered."""
+    target = scaled_size(size, image_size, mode)
+    return (image_size, image_size) if target != size and mode in ("center_crop", "border") else target
+
+
 def shrink(rgb: RGB, size: Size, *, exact: bool = False) -> RGB:
     """`rgb` uint8 [h, w, 3] at `size` (height, width), each pixel the mean of the area that it covers.
 

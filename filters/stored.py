@@ -17,6 +17,7 @@ from filters.fast import decode_scaled, decode_webp, encode_jpeg, upright
 from filters.pixels import (
     RGB,
     DecodeError,
+    EncodeError,
     encode,
     exact,
     exif_json,
@@ -29,9 +30,11 @@ from filters.pixels import (
     phash,
     pixel_hash,
 )
-from filters.resize import ResizeMode, Size, frame, scaled_size, shrink
+from filters.resize import ResizeMode, Size, frame, framed_size, scaled_size, shrink
 
 _FORMATS = {"jpg": "JPEG", "webp": "WEBP", "png": "PNG"}
+# The longest side in pixels that the encoders of a format take; a PNG's has no limit that a picture reaches.
+_LONGEST = {"jpg": 65_500, "webp": 16_383}
 # What imgur sends in place of a picture that was removed, as the lists of many downloaders have it.
 IMGUR_REMOVED = "sha256:9b5936f4006146e4e1e9025b474c02863c0b5614132ad40db4b925a10e8bfbb9"
 # Pillow's modes whose pixels a picture that is not encoded again keeps as they are.
@@ -89,7 +92,8 @@ def store(data: bytes, recipe: Recipe, hash_declared: str | None = None) -> Stor
     crop; `pixel_hash` that of the pixels as they were decoded, so that of a JPEG that was shrunk equals that of an
     other file only where the recipe says `exact_decode` or the other is a JPEG of the same pixels. Raises
     DecodeError with reason `placeholder`, `hash_mismatch` (`hash_declared`: `sha256:` or `md5:` and hex), `decode`,
-    or, by the header and before any pixel is decoded, `too_many_pixels`, `too_small`, `aspect_ratio`.
+    or, by the header and before any pixel is decoded, `too_many_pixels`, `too_small`, `aspect_ratio`; an EncodeError
+    with reason `too_many_pixels` where a side of the stored picture would be longer than its format allows.
     """
     digest = _checked(data, recipe, hash_declared)
     with opened(data, recipe.max_pixels) as image:
@@ -98,6 +102,7 @@ def store(data: bytes, recipe: Recipe, hash_declared: str | None = None) -> Stor
         turned = orientation_of(tags)
         size = (image.width, image.height) if turned >= 5 else (image.height, image.width)
         target = scaled_size(size, recipe.image_size, recipe.resize_mode)
+        _check_encoder(framed_size(size, recipe.image_size, recipe.resize_mode), recipe)
         rgb = _pixels(data, image, tags, size if recipe.exact_decode else target)
         kept = recipe.skip_reencode and target == size and turned == 1 and _is_plain(image, recipe)
         mime, frames = mime_of(image), frames_of(image)
@@ -169,6 +174,14 @@ def _check_shape(size: Size, recipe: Recipe) -> None:
         raise DecodeError("too_small", f"the shorter side has {short} pixels, less than {recipe.min_image_size}")
     if long > short * recipe.max_aspect_ratio:
         raise DecodeError("aspect_ratio", f"{long} to {short} pixels is more than {recipe.max_aspect_ratio} to 1")
+
+
+def _check_encoder(size: Size, recipe: Recipe) -> None:
+    longest = _LONGEST.get(recipe.encode_format)
+    if longest is not None and max(size) > longest:
+        raise EncodeError(
+            "too_many_pixels", f"a side of a stored {recipe.encode_format} has at most {longest} pixels"
+        )
 
 
 def _pixels(data: bytes, image: Image.Image, tags: dict[int, object], target: Size) -> RGB:

@@ -8,10 +8,12 @@ been read, samples that stand in two of them are found, and the shards are publi
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePath
@@ -38,7 +40,7 @@ _PACKED = (".gz", ".bz2", ".xz", ".zst")
 class AdoptConfig(JobConfig):
     """Which tars to take in, and under which name."""
 
-    tars: str = Field(description="folder with the tars, or a glob of them; the first argument may stand for it")
+    tars: str = Field(description="folder with the tars, or a glob of them; may be given without its flag")
     source: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the source that they become")
     max_pixels: int = Field(50_000_000, ge=1, description="largest picture that is decoded")
     cpus: float = Field(1.0, gt=0, description="CPUs a tar: its pictures are decoded to hash their pixels")
@@ -53,11 +55,10 @@ def run(config: AdoptConfig) -> dict[str, Any]:
     todo = [item for item in ready if not is_published(root, item, staged[item.tar])]
     account.shards_skipped = len(ready) - len(todo)
     say(f"adopt: {len(todo)} shards to publish, {account.shards_skipped} done before")
-    pictures = Account("adopt")
+    pictures: Counter[str] = Counter()
     for item, result in map_shards(todo, partial(_publisher, root, config), cpus=config.cpus, local=config.local):
         record(account, item, result, len(todo))
-        counts = result.get("pictures", {})
-        pictures.add(sum(counts.values()), counts)
+        pictures.update(result.get("pictures", {}))
     damage = {str(tar): lines for tar in staged if (lines := _damage(root, tar))}
     for name, lines in damage.items():
         say(f"adopt: {name}: {lines[0]}{f' (and {len(lines) - 1} more)' if len(lines) > 1 else ''}")
@@ -65,7 +66,7 @@ def run(config: AdoptConfig) -> dict[str, Any]:
     if account.rows_in:
         say(f"adopt: {config.source}: {account.rows_in} rows: {account.text()}")
     account.check(config.max_failed_fraction)
-    pictures.check_rows(config.max_failed_fraction)
+    account.check_rows(config.max_failed_fraction, pictures)
     return account.summary()
 
 
@@ -108,12 +109,24 @@ def _find(place: str) -> tuple[list[str], Path]:
     tars = [file for file in files if file.suffix == ".tar"]
     packed = [file.name for file in files if file.suffix in _PACKED]
     if not tars:
-        other = f"; {packed[0]} is compressed: decompress it first" if packed else ""
-        raise InputError(f"{place}: no tars here{other}")
+        raise InputError(f"{place}: {_why_none(path, is_folder, packed, files)}")
     if packed:
         say(f"adopt: {len(packed)} compressed tars are left out, from {packed[0]}; decompress them first")
     base = path if is_folder else Path(os.path.commonpath([file.parent for file in tars]))
     return [file.relative_to(base).as_posix() for file in tars], base.resolve()
+
+
+def _why_none(path: Path, is_folder: bool, packed: Sequence[str], files: Sequence[Path]) -> str:
+    """What is wrong with a place that leads to no tar, and what to do."""
+    if packed:
+        return f"no tars here; {packed[0]} is compressed: decompress it first"
+    if is_folder:
+        return "no tars in this folder or below; name the one that holds files *.tar"
+    if files:
+        return f"{files[0].name} is no tar; name files *.tar, or the folder that holds them"
+    if glob.has_magic(str(path)):
+        return "no file has a name like this; check it, and keep it in quotes on a command line"
+    return "no such folder or file; check the path"
 
 
 def _numbers(names: Sequence[str]) -> list[str]:
@@ -196,10 +209,7 @@ def _damage(root: Root, tar: Tar) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `headwater adopt`."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments and not arguments[0].startswith("-"):
-        arguments.insert(0, "--tars")
-    return job_main("adopt", AdoptConfig, run, plan, arguments)
+    return job_main("adopt", AdoptConfig, run, plan, argv, bare="tars")
 
 
 if __name__ == "__main__":

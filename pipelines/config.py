@@ -34,6 +34,9 @@ class JobConfig(BaseModel):
 
 Config = TypeVar("Config", bound=BaseModel)
 
+# What a switch takes for its value: any other word after it is an argument of its own.
+_TRUTHS = frozenset({"true", "false", "yes", "no", "on", "off", "1", "0", "t", "f", "y", "n", "null"})
+
 
 def load_config(model: type[Config], path: str | None, overrides: Sequence[tuple[str, Any]]) -> Config:
     """The configuration from a YAML file (or none) and dotted overrides; ConfigError in one clear line."""
@@ -46,8 +49,11 @@ def load_config(model: type[Config], path: str | None, overrides: Sequence[tuple
         raise ConfigError(_explain(model, path, [dotted for dotted, _ in overrides], error)) from error
 
 
-def add_flags(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None:
-    """A flag for each field, `--config FILE`, `--set a.b=value` and `--dry-run`."""
+def add_flags(parser: argparse.ArgumentParser, model: type[BaseModel], bare: str | None = None) -> None:
+    """A flag for each field, `--config FILE`, `--set a.b=value` and `--dry-run`; an argument without a flag is the
+    field `bare`."""
+    if bare is not None:
+        parser.add_argument("bare", metavar=bare.upper(), nargs="?", help=f"the same as --{bare}")
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of the fields below")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a (nested) field")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, then stop")
@@ -89,9 +95,26 @@ def _is_model(annotation: Any) -> TypeGuard[type[BaseModel]]:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def parse_flags(arguments: argparse.Namespace, model: type[BaseModel]) -> list[tuple[str, Any]]:
+def separated(words: Sequence[str], model: type[BaseModel]) -> list[str]:
+    """The command line with each switch that no truth value follows spelled out: it must not swallow what does."""
+    switches = {
+        "--" + name.replace("_", "-") for name, field in model.model_fields.items() if field.annotation is bool
+    }
+    return [
+        f"{word}=true" if word in switches and following.lower() not in _TRUTHS else word
+        for word, following in zip(words, [*words, ""][1:], strict=True)
+    ]
+
+
+def parse_flags(
+    arguments: argparse.Namespace, model: type[BaseModel], bare: str | None = None
+) -> list[tuple[str, Any]]:
     """The overrides that a parsed command line holds, `--set` last."""
     overrides: list[tuple[str, Any]] = []
+    if bare is not None and arguments.bare is not None:
+        if getattr(arguments, f"field_{bare}") is not None:
+            raise ConfigError(f"{arguments.bare}: --{bare} says the same; give one of them")
+        overrides.append((bare, arguments.bare))
     for name, field in model.model_fields.items():
         text = getattr(arguments, f"field_{name}")
         if text is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
+import re
 import sys
 import threading
 import time
@@ -21,7 +22,7 @@ import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from filters.errors import InputError, ShardError
-from filters.pixels import DecodeError
+from filters.pixels import DecodeError, EncodeError
 from filters.resize import ResizeMode
 from filters.stored import Recipe, Stored, store
 from pipelines.config import JobConfig
@@ -29,6 +30,7 @@ from pipelines.engine import map_shards, record, start_ray
 from pipelines.failures import Failures
 from pipelines.foreign import is_foreign, take_over
 from pipelines.job import Account, job_main, say
+from pipelines.progress import QUIET, Watch
 from pipelines.retry import check_reasons, downloaded, failed_rows, plan_retry
 from pipelines.sandbox import Crashed, Sandbox
 from pipelines.slices import Slice, all_slices, slices_of
@@ -40,8 +42,10 @@ from pipelines.store.shards import Sample, fail, is_written, key_of, write_shard
 from pipelines.web.cluster import cluster_limits
 from pipelines.web.config import FetchConfig
 from pipelines.web.fetch import Fetched, Fetcher
-from pipelines.web.hosts import Limits, local_limits
+from pipelines.web.hosts import Limits, Watched, local_limits
 from pipelines.web.selftest import check
+
+_HASH = re.compile(r"sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}")
 
 
 class DownloadConfig(JobConfig):
@@ -76,6 +80,14 @@ class DownloadConfig(JobConfig):
     def _separate(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
+    @field_validator("placeholder_hashes")
+    @classmethod
+    def _hashes(cls, hashes: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [known for known in hashes if not _HASH.fullmatch(known.lower())]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is no hash, which is `sha256:` and 64 or `md5:` and 32 hex digits")
+        return tuple(known.lower() for known in hashes)
+
     def recipe(self) -> Recipe:
         """How a picture is stored."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(Recipe)}
@@ -90,15 +102,7 @@ def run(config: DownloadConfig) -> dict[str, Any]:
     account.shards_skipped = len(slices) - len(todo)
     say(f"download: {len(todo)} shards to do, {account.shards_skipped} done before")
     _self_test(root, todo, config)
-    limits = None
-    if todo and not config.local:
-        start_ray()
-        limits = cluster_limits(config.fetch)
-    make, taken = partial(_Worker, root, config, limits), 0
-    for piece, result in map_shards(todo, make, cpus=config.cpus, local=config.local, lanes=config.lanes):
-        record(account, piece, result, len(todo))
-        failures.add(result.get("failures", {}))
-        taken += result.get("taken", 0)
+    taken = _download(root, config, todo, account, failures) if todo else 0
     account.extra = {"failures": failures.summary(), "taken_from_img2dataset": taken}
     if taken:
         say(f"download: {taken} shards were finished by img2dataset and were taken as they are")
@@ -108,6 +112,28 @@ def run(config: DownloadConfig) -> dict[str, Any]:
     if not config.retry:  # rows that failed before may well fail again
         account.check_rows(config.max_failed_fraction)
     return account.summary()
+
+
+def _download(root: Root, config: DownloadConfig, todo: Sequence[Slice], account: Account, failures: Failures) -> int:
+    """Make the shards; how many of them img2dataset had finished."""
+    if not config.local:
+        start_ray()
+    limits = local_limits(config.fetch) if config.local else cluster_limits(config.fetch)
+    make, taken = partial(_Worker, root, config, limits), 0
+    with Watch(partial(_waiting, limits), QUIET) as watch:
+        for piece, result in map_shards(todo, make, cpus=config.cpus, local=config.local, lanes=config.lanes):
+            watch.heard()
+            record(account, piece, result, len(todo))
+            failures.add(result.get("failures", {}))
+            taken += result.get("taken", 0)
+    return taken
+
+
+def _waiting(limits: Watched) -> str:
+    """A line on what the shards under way wait for; empty if there is nothing to say."""
+    waiting = limits.waiting()
+    text = waiting.text() if waiting else ""
+    return f"download: {text}" if text else ""
 
 
 def plan(config: DownloadConfig) -> dict[str, Any]:
@@ -197,9 +223,9 @@ class _Worker:
     All of them share one event loop, in a thread of its own, and the processes that decode.
     """
 
-    def __init__(self, root: Root, config: DownloadConfig, limits: Limits | None) -> None:
+    def __init__(self, root: Root, config: DownloadConfig, limits: Limits) -> None:
         self.root, self.config, self.recipe = root, config, config.recipe()
-        self.fetcher = Fetcher(config.fetch, limits or local_limits(config.fetch))
+        self.fetcher = Fetcher(config.fetch, limits)
         self.sandbox: Sandbox[Stored] = Sandbox(store, config.processes)
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
@@ -256,6 +282,8 @@ class _Worker:
         declared = sample.row["hash_declared"] if self.config.verify_hash else None
         try:
             stored = await self.sandbox.call(fetched.body, self.recipe, declared)
+        except EncodeError as error:
+            fail(sample.row, error.reason, f"{REASONS[error.reason][1]}: {error}")
         except DecodeError as error:
             fail(sample.row, error.reason)
         except Crashed as error:

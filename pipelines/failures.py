@@ -41,7 +41,7 @@ HINTS: dict[str, str] = {
     "robots": "",
     "too_many_bytes": f"raise fetch.max_bytes {_ANEW}",
     "decode": "most are error pages in place of pictures; many of one host: see what it sends",
-    "too_many_pixels": f"raise --max-pixels {_ANEW}",
+    "too_many_pixels": f"raise --max-pixels {_ANEW}; what no JPEG or WebP can hold: another --resize-mode, or png",
     "too_small": f"lower --min-image-size {_ANEW}",
     "aspect_ratio": f"raise --max-aspect-ratio {_ANEW}",
     "crash": "the decoder had too little memory or time, or the file is hostile",

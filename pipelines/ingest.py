@@ -80,7 +80,7 @@ def run(config: IngestConfig) -> dict[str, Any]:
     """Turn one source's raw dump into canonical metadata, one parquet a future shard."""
     source, files = _inputs(config)
     root = Root(config.root)
-    listed = chosen_files(config.hashes, ("*.tsv*",)) if config.hashes else []
+    listed = chosen_files(config.hashes, ("*.tsv*",), "hashes") if config.hashes else []
     if root.names("adopted", source.name):
         raise InputError(f"{root.url}/adopted/{source.name}: was adopted; ingest under another --source")
     contents = [

@@ -11,12 +11,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from filters.errors import BudgetExceeded, HeadwaterError
-from pipelines.config import JobConfig, add_flags, load_config, parse_flags
+from pipelines.config import JobConfig, add_flags, load_config, parse_flags, separated
 from pipelines.store.root import Root
 
 Config = TypeVar("Config", bound=JobConfig)
@@ -44,23 +44,29 @@ class Account:
         """HeadwaterError if rows are unaccounted for; BudgetExceeded if too many shards failed."""
         total = sum(self.counts.values())
         if total != self.rows_in:
-            raise HeadwaterError(f"{self.job}: {self.rows_in} rows in, {total} accounted for; this is a defect")
+            raise HeadwaterError(f"{self.rows_in} rows in, {total} accounted for; this is a defect")
         tried = self.shards_done + len(self.shards_failed)
         if tried and len(self.shards_failed) / tried > max_failed_fraction:
             first = next(iter(self.shards_failed.items()))
             raise BudgetExceeded(
-                f"{self.job}: {len(self.shards_failed)} of {tried} shards failed, more than "
-                f"max_failed_fraction={max_failed_fraction}; first: {first[0]}: {first[1]}"
+                f"{len(self.shards_failed)} of {tried} shards failed, more than "
+                f"max_failed_fraction={max_failed_fraction}; first: {first[0]}: {first[1]}",
+                self.summary(),
             )
 
-    def check_rows(self, max_failed_fraction: float) -> None:
-        """BudgetExceeded if too many of the rows that were tried (all but the skipped ones) failed."""
-        failed = sum(count for status, count in self.counts.items() if status.startswith("failed"))
-        tried = self.rows_in - self.counts.get("skipped", 0)
+    def check_rows(self, max_failed_fraction: float, counts: Mapping[str, int] | None = None) -> None:
+        """BudgetExceeded if too many of the rows that were tried (all but the skipped ones) failed.
+
+        `counts` by status, where not all rows of the account are work of this job.
+        """
+        counts = self.counts if counts is None else counts
+        failed = sum(count for status, count in counts.items() if status.startswith("failed"))
+        tried = sum(counts.values()) - counts.get("skipped", 0)
         if tried and failed / tried > max_failed_fraction:
             raise BudgetExceeded(
-                f"{self.job}: {failed} of {tried} rows failed, more than max_failed_fraction={max_failed_fraction}; "
-                "`headwater failures` says why and what to try"
+                f"{failed} of {tried} rows failed, more than max_failed_fraction={max_failed_fraction}; "
+                "`headwater failures` says why and what to try",
+                self.summary(),
             )
 
     def text(self) -> str:
@@ -107,6 +113,8 @@ def run_recorded(job: str, config: JobConfig, run: Callable[[], dict[str, Any]])
         return dict(record["summary"])
     except (HeadwaterError, OSError) as error:
         record["error"] = str(error)
+        if isinstance(error, BudgetExceeded):
+            record["summary"] = error.summary
         raise
     finally:
         record["seconds"] = round(time.monotonic() - begin, 3)
@@ -121,14 +129,18 @@ def job_main(
     run: Callable[[Config], dict[str, Any]],
     plan: Callable[[Config], dict[str, Any]],
     argv: Sequence[str] | None,
+    bare: str | None = None,
 ) -> int:
-    """The command line of one job: parse, run or only plan, print one JSON line, return the exit code."""
+    """The command line of one job: parse, run or only plan, print one JSON line, return the exit code.
+
+    An argument without a flag, in any place, is the field `bare`.
+    """
     parser = argparse.ArgumentParser(prog=f"headwater {job}", description=(run.__doc__ or "").strip())
-    add_flags(parser, model)
-    arguments = parser.parse_args(argv)
+    add_flags(parser, model, bare)
+    arguments = parser.parse_args(separated(sys.argv[1:] if argv is None else argv, model))
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        config = load_config(model, arguments.config, parse_flags(arguments, model))
+        config = load_config(model, arguments.config, parse_flags(arguments, model, bare))
         if arguments.dry_run:
             summary = {"job": job, "dry_run": True, **plan(config)}
         else:
@@ -137,6 +149,9 @@ def job_main(
                 summary = run_recorded(job, config, lambda: run(config))
     except HeadwaterError as error:
         say(f"headwater {job}: {error}")
+        if isinstance(error, BudgetExceeded):
+            # It is done all the same, and what reads the line wants to know how many failed.
+            _print(error.summary)
         return error.exit_code
     except OSError as error:
         # A full disk, a missing right, a folder where a file should be: the system's own words say which.
@@ -145,8 +160,13 @@ def job_main(
     except KeyboardInterrupt:
         say(f"headwater {job}: interrupted; run the same command again to continue")
         return 1
-    print(json.dumps(summary, sort_keys=True), flush=True)
+    _print(summary)
     return 0
+
+
+def _print(summary: Mapping[str, Any]) -> None:
+    """The one JSON line on stdout."""
+    print(json.dumps(summary, sort_keys=True), flush=True)
 
 
 def _interrupt(_signal: int, _frame: object) -> None:

@@ -102,8 +102,9 @@ def run(config: SignalsConfig) -> dict[str, Any]:
     out = Sidecar("signals", root, ("signals", name), name, load, reads)
     make = partial(make_signal, inputs)
     account = run_stage(shards, make, out, cpus=config.cpus, gpus=config.gpus, local=config.local)
+    account.extra = {"signals": name, "asked": asked(config)}
     account.check(config.max_failed_fraction)
-    return {**account.summary(), "signals": name, "asked": asked(config)}
+    return account.summary()
 
 
 def plan(config: SignalsConfig) -> dict[str, Any]:

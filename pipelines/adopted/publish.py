@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import uuid
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from pipelines.adopted.stage import DAMAGE, FOLDER, Tar
 from pipelines.identity import uid_of
 from pipelines.store.fingerprint import KEY, fingerprint
 from pipelines.store.reasons import REASONS, status_of
-from pipelines.store.root import Root
+from pipelines.store.root import Root, published
 from pipelines.store.schema import SHARD
 from pipelines.store.shards import stats, write_parquet
 
@@ -66,11 +65,8 @@ def is_published(root: Root, ready: Ready, staged: str) -> bool:
 
 def link(root: Root, tar: Tar) -> None:
     """Let the shard's tar lead to the user's, in one step."""
-    place = root.local("shards", tar.shard.source, f"{tar.shard.number}.tar")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex}.tmp")
-    temporary.symlink_to(tar.path)
-    temporary.replace(place)
+    with published(root.local("shards", tar.shard.source, f"{tar.shard.number}.tar")) as temporary:
+        temporary.symlink_to(tar.path)
 
 
 def verify(root: Root, tar: Tar, staged: pa.Table) -> None:

@@ -22,34 +22,34 @@ MAX_LINE_BYTES = 1 << 26
 CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 
 
-def chosen_files(metadata: str | Sequence[str], patterns: Sequence[str]) -> list[str]:
+def chosen_files(metadata: str | Sequence[str], patterns: Sequence[str], option: str = "metadata") -> list[str]:
     """The dump files that `metadata` names: a file, a folder (those in it that match `patterns`), a glob, or a list.
 
-    InputError for what names no file, ConfigError for a kind of URL that is not known.
+    InputError for what names no file, ConfigError for a kind of URL that is not known; both name the `option`.
     """
     if not isinstance(metadata, str):
-        return [file for each in metadata for file in chosen_files(each, patterns)]
-    fs, path = filesystem(metadata, "metadata")
+        return [file for each in metadata for file in chosen_files(each, patterns, option)]
+    fs, path = filesystem(metadata, option)
     if fs.isfile(path):
         return [metadata]
     if not glob.has_magic(path) or fs.isdir(path):
-        return find_files(metadata, patterns)
+        return find_files(metadata, patterns, option)
     files = [name for name in fs.glob(path) if fs.isfile(name)]
     if not files:
         raise InputError(
-            f"{metadata}: no file has a name like this; check it, and keep it in quotes on a command line"
+            f"{metadata}: no file has a name like this; check --{option}, and keep it in quotes on a command line"
         )
     return _addresses(fs, files, metadata)
 
 
-def find_files(folder: Path | str, patterns: Sequence[str]) -> list[str]:
+def find_files(folder: Path | str, patterns: Sequence[str], option: str = "metadata") -> list[str]:
     """Files under `folder` that match one of the glob `patterns`, sorted; InputError when there are none."""
-    fs, root = filesystem(str(folder), "metadata")
+    fs, root = filesystem(str(folder), option)
     found = {name for pattern in patterns for name in fs.glob(f"{glob.escape(root.rstrip('/'))}/{pattern}")}
     if not found and not fs.exists(root):
-        raise InputError(f"{folder}: no such file or folder; check --metadata")
+        raise InputError(f"{folder}: no such file or folder; check --{option}")
     if not found:
-        raise InputError(f"{folder}: no metadata files here; expected one of {', '.join(patterns)}")
+        raise InputError(f"{folder}: no file for --{option} here; expected one of {', '.join(patterns)}")
     return _addresses(fs, found, str(folder))
 
 

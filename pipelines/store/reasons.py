@@ -45,7 +45,11 @@ REASONS: dict[str, tuple[Status, str, str]] = {
     ),
     "too_many_bytes": (Status.FAILED_TO_DOWNLOAD, "body too large", "the body passed the byte cap"),
     "decode": (Status.FAILED_TO_RESIZE, "Image decoding error", "the bytes are not a whole picture"),
-    "too_many_pixels": (Status.FAILED_TO_RESIZE, "image area too large", "the header names more pixels than allowed"),
+    "too_many_pixels": (
+        Status.FAILED_TO_RESIZE,
+        "image area too large",
+        "the header names more pixels than allowed, or than the stored format can hold on a side",
+    ),
     "too_small": (Status.FAILED_TO_RESIZE, "image too small", "a side is shorter than the job asks for"),
     "aspect_ratio": (Status.FAILED_TO_RESIZE, "aspect ratio too large", "longer for its width than the job allows"),
     "crash": (

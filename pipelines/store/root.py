@@ -20,11 +20,13 @@ file that exists is complete.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import io
 import json
 import os
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,19 +138,8 @@ class Root:
         if not self._is_local:
             self._fs.pipe_file(path, data)
             return
-        # In a folder of their own, which stays small: to look for what is left beside 100,000 shards takes longer
-        # than to write one.
-        folder = Path(path).parent / ".writing"
-        folder.mkdir(parents=True, exist_ok=True)
-        name = Path(path).name
-        temporary = folder / f"{name}.{uuid.uuid4().hex}"
-        try:
+        with published(Path(path)) as temporary:
             temporary.write_bytes(data)
-            temporary.replace(path)
-        finally:
-            # Those of earlier writers too: a killed process leaves its own behind.
-            for left in folder.glob(f"{glob.escape(name)}.*"):
-                left.unlink(missing_ok=True)
 
     def remove(self, *parts: str) -> None:
         """Take a file away; nothing happens where there is none."""
@@ -190,6 +181,23 @@ class Root:
             return [os.pread(handle, size, offset) for offset, size in ranges]
         finally:
             os.close(handle)
+
+
+@contextlib.contextmanager
+def published(path: Path) -> Iterator[Path]:
+    """Where to write the local file `path`, or make the link, that gets its name at the end, in one step."""
+    # In a folder of their own, which stays small: to look for what is left beside 100,000 shards takes longer than to
+    # write one.
+    folder = path.parent / ".writing"
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f"{path.name}.{uuid.uuid4().hex}"
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        # Those of earlier writers too: a killed process leaves its own behind.
+        for left in folder.glob(f"{glob.escape(path.name)}.*"):
+            left.unlink(missing_ok=True)
 
 
 def filesystem(url: str, what: str) -> tuple[Any, str]:

@@ -9,7 +9,7 @@ from typing import Any
 from filters.errors import HeadwaterError
 from pipelines.store.fingerprint import fingerprint
 from pipelines.web.config import FetchConfig
-from pipelines.web.hosts import AHEAD, Answer, Ledger, Limits, Report
+from pipelines.web.hosts import AHEAD, Answer, Ledger, Report, Waiting, Watched
 
 NAMESPACE = "headwater"
 # Seconds between two exchanges of a shard under way: one call each, a millisecond of CPU, for all its hosts.
@@ -18,6 +18,8 @@ TICK = 0.25
 QUIET = 2 * AHEAD
 # Times that a lost ledger is looked for before a worker gives up, and the seconds between them.
 TRIES, PAUSE = 60, 0.5
+# Seconds to wait for a word on what is waited for.
+PATIENCE = 5.0
 
 
 class _ClusterLimits:
@@ -60,8 +62,20 @@ class _ClusterLimits:
             await asyncio.sleep(PAUSE)
         raise HeadwaterError("ray: the actor that keeps the hosts' limits was lost and cannot be started again")
 
+    def waiting(self) -> Waiting | None:
+        """One call to the actor, in vain while it is lost; for a thread without an event loop."""
+        import ray
 
-def cluster_limits(config: FetchConfig) -> Limits:
+        try:
+            ledger = self._ledger or self.find()
+            waiting: Waiting = ray.get(ledger.waiting.remote(), timeout=PATIENCE)
+        except ray.exceptions.RayError:
+            self._ledger = None
+            return None
+        return waiting
+
+
+def cluster_limits(config: FetchConfig) -> Watched:
     """Limits that all workers of the Ray cluster keep together.
 
     Called in the driver once Ray runs, it starts the ledger, which then ends with the driver; otherwise the first

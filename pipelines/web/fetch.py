@@ -173,6 +173,13 @@ class _Run:
             self._wait(job)
             self._turns.delay(job.host, rules.crawl_delay or 0.0)
 
+    def later(self) -> Counter[str]:
+        """URLs by host that wait for a further try, or for their host's robots.txt."""
+        found = Counter(job.host for job in self._asleep)
+        for parked in self._parked.values():
+            found[parked[0].host] += len(parked)
+        return found
+
     def on_text(self, origin: str, text: Text | None) -> None:
         """The robots.txt of `origin` is there, or (None) is ours to fetch."""
         if text is None:

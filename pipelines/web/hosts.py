@@ -8,7 +8,9 @@ has no thread and no clock of its own, so that it runs in a Ray actor and in a t
 
 from __future__ import annotations
 
+import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -27,6 +29,8 @@ AHEAD = 0.5
 TURN = 2.0
 # What a worker holds is free again when nothing was heard of it for so long; it reports many times a second.
 LEASE = 10.0
+# Hosts that are named when it is told what is waited for.
+SHOWN = 3
 
 
 class Ask(NamedTuple):
@@ -53,6 +57,7 @@ class Report(NamedTuple):
     hosts: Mapping[str, Ask]
     lacking: tuple[str, ...] = ()
     found: Mapping[str, Text | None] = {}
+    later: Mapping[str, int] | None = None  # rows by host that do not wait for a turn yet; None: as many as before
 
 
 class Answer(NamedTuple):
@@ -71,6 +76,34 @@ class Limits(Protocol):
     async def exchange(self, worker: str, report: Report) -> Answer:
         """Tell what `worker` needs and learn what it gets."""
         ...
+
+
+class Waiting(NamedTuple):
+    """What all workers wait for: rows with a request on its way or waiting for one, in all and at single hosts."""
+
+    shards: int  # calls of `fetch_all` under way
+    rows: int  # also those that wait for a further try, or for a robots.txt
+    hosts: tuple[tuple[str, int, float], ...]  # the hosts with most rows, their rows, seconds of pause that are left
+
+    def text(self) -> str:
+        """The same for people; empty where nothing is under way."""
+        if not self.shards:
+            return ""
+        under_way = f"{self.shards} shard{'s' if self.shards > 1 else ''} under way"
+        if not self.rows:
+            return f"{under_way}, no row waits for its host"
+        hosts = [
+            f"{name} {rows:,}{f' (paused for {math.ceil(pause)} s)' if pause else ''}"
+            for name, rows, pause in self.hosts
+        ]
+        return f"{under_way}, {self.rows:,} rows wait for their hosts, most for {', '.join(hosts)}"
+
+
+class Watched(Limits, Protocol):
+    """Limits that can also be asked, from any thread, what is waited for."""
+
+    def waiting(self) -> Waiting | None:
+        """What all workers wait for now; None where that cannot be found out."""
 
 
 @dataclass(slots=True, eq=False)
@@ -106,6 +139,7 @@ class Ledger:
         self._opens = clock() + quiet
         self._hosts: dict[str, _Host] = {}
         self._seen: dict[str, float] = {}
+        self._later: dict[str, Mapping[str, int]] = {}
         self._texts = Texts()
         self._swept = clock()
 
@@ -115,10 +149,28 @@ class Ledger:
         if now - self._swept > LEASE / 4:
             self._sweep(now)
         self._seen[worker] = now
+        if report.later is not None:
+            self._later[worker] = report.later
         leases = {name: self._lease(worker, name, ask, now) for name, ask in report.hosts.items()}
         for origin, text in report.found.items():
             self._texts.put(origin, text, now)
         return Answer(now, leases, self._texts.take(worker, report.lacking, now))
+
+    def waiting(self) -> Waiting:
+        """What the workers wait for that were heard of lately: one that has ended is silent."""
+        now = self._clock()
+        shards = sum(now - seen < LEASE / 4 for seen in list(self._seen.values()))
+        rows: Counter[str] = Counter()
+        for name, host in list(self._hosts.items()):
+            rows[name] += sum(claim.wanted for claim in list(host.claims.values()))
+        for later in list(self._later.values()):
+            rows.update(later)
+        top = sorted((name for name in rows if rows[name]), key=lambda name: (-rows[name], name))[:SHOWN]
+        return Waiting(shards, rows.total(), tuple((name, rows[name], self._pause(name, now)) for name in top))
+
+    def _pause(self, name: str, now: float) -> float:
+        host = self._hosts.get(name)
+        return max(0.0, host.resume - now) if host else 0.0
 
     def _lease(self, worker: str, name: str, ask: Ask, now: float) -> Lease:
         host = self._hosts.get(name)
@@ -141,6 +193,7 @@ class Ledger:
         gone = {worker for worker, seen in self._seen.items() if now - seen > LEASE}
         for worker in gone:
             del self._seen[worker]
+            self._later.pop(worker, None)
         self._texts.forget(gone)
         for name, host in list(self._hosts.items()):
             for worker in gone & host.claims.keys():
@@ -214,7 +267,10 @@ class _LocalLimits:
     async def exchange(self, worker: str, report: Report) -> Answer:
         return self._ledger.exchange(worker, report)
 
+    def waiting(self) -> Waiting:
+        return self._ledger.waiting()
 
-def local_limits(config: FetchConfig) -> Limits:
+
+def local_limits(config: FetchConfig) -> Watched:
     """Limits that hold within this process."""
     return _LocalLimits(config)

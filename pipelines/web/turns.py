@@ -6,6 +6,7 @@ import asyncio
 import math
 import uuid
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Generic, Protocol, TypeVar
@@ -65,6 +66,9 @@ class Worker(Protocol[J_contra, C]):
 
     def on_pause(self, host: str) -> None:
         """Take note that `host` is to be left alone until `resume_at`; jobs of it may wait."""
+
+    def later(self) -> Mapping[str, int]:
+        """How many jobs of each host are under way but were not added yet, or not again."""
 
     def on_text(self, origin: str, text: Text | None) -> None:
         """Take the robots.txt that was asked for; None says that it is to be fetched."""
@@ -183,7 +187,8 @@ class Turns(Generic[J, C]):
             is_poll = monotonic() - polled >= POLL
             if is_poll:
                 polled = monotonic()
-            self._apply(*await self._exchange(self._queues if is_poll else self._dirty))
+            hosts, later = (self._queues, self._worker.later()) if is_poll else (self._dirty, None)
+            self._apply(*await self._exchange(hosts, later))
             if self._limits.tick:
                 await asyncio.sleep(self._limits.tick)
 
@@ -195,7 +200,7 @@ class Turns(Generic[J, C]):
             queue.jobs.clear()
             queue.target = 0
         self._lacking.clear()
-        await self._exchange(self._queues)
+        await self._exchange(self._queues, {})
 
     def _tell(self, host: str) -> None:
         self._dirty[host] = None
@@ -242,7 +247,9 @@ class Turns(Generic[J, C]):
         queue.timer = None
         self._pump(queue)
 
-    async def _exchange(self, hosts: dict[str, _Queue[J, C]] | dict[str, None]) -> tuple[dict[str, Ask], Answer]:
+    async def _exchange(
+        self, hosts: Mapping[str, object], later: Mapping[str, int] | None
+    ) -> tuple[dict[str, Ask], Answer]:
         now = monotonic()
         asks = {name: self._queues[name].ask(now) for name in hosts if name in self._queues}
         for name, ask in asks.items():
@@ -251,7 +258,7 @@ class Turns(Generic[J, C]):
                 self._worker.disconnect(queue.idle.pop())
             if not ask.wanted and not ask.slots:
                 self._forget(queue)
-        report = Report(asks, tuple(self._lacking), self._found)
+        report = Report(asks, tuple(self._lacking), self._found, later)
         self._dirty, self._found = {}, {}
         sent = monotonic()
         answer = await self._limits.exchange(self._name, report)

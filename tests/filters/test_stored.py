@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import pickle
 from typing import Any
 
 import cv2
@@ -13,8 +14,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.drawings import draw
-from filters.pixels import DecodeError, decode, encode, phash, pixel_hash
-from filters.resize import ResizeMode
+from filters.pixels import DecodeError, EncodeError, decode, encode, phash, pixel_hash
+from filters.resize import ResizeMode, framed_size
 from filters.stored import Recipe, facts, store
 from tests.filters.mutations import originals, packed
 
@@ -88,6 +89,7 @@ def test_modes_and_formats(mode: ResizeMode, shape: tuple[int, int], format: Any
     picture = decode(stored.image, max_pixels=CAP)
     assert picture.rgb.shape[:2] == (stored.height, stored.width) == shape
     assert picture.mime == {"jpg": "image/jpeg", "webp": "image/webp", "png": "image/png"}[format]
+    assert framed_size((120, 160), 40, mode) == shape
     assert stored == store(FILES["png"], Recipe(image_size=40, resize_mode=mode, encode_format=format))
 
 
@@ -134,6 +136,24 @@ def test_limits_of_shape() -> None:
     with pytest.raises(DecodeError) as caught:
         facts(wide, 2699)
     assert caught.value.reason == "too_many_pixels"
+
+
+@pytest.mark.parametrize(("format", "longest"), [("jpg", 65_500), ("webp", 16_383)])
+def test_what_the_format_cannot_hold_is_refused_by_the_header(format: Any, longest: int) -> None:
+    fits, long = (packed(Image.new("L", (side, 2), 99), "PNG") for side in (longest, longest + 1))
+    recipe = Recipe(resize_mode="no", encode_format=format)
+    assert store(fits, recipe).width == longest
+    with pytest.raises(EncodeError, match=rf"a side of a stored {format} has at most {longest} pixels") as caught:
+        store(long, recipe)
+    assert caught.value.reason == "too_many_pixels"
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (type(again), str(again)) == (EncodeError, str(caught.value))
+    # The shorter side is small enough already, so that nothing is shrunk or cropped.
+    modes: tuple[ResizeMode, ...] = ("keep_ratio", "center_crop")
+    for mode in modes:
+        assert reason_of(long, Recipe(resize_mode=mode, encode_format=format)) == "too_many_pixels"
+    for kept in (Recipe(resize_mode="border", encode_format=format), Recipe(resize_mode="no", encode_format="png")):
+        assert store(long, kept).original_width == longest + 1
 
 
 def test_hashes_declared_and_known() -> None:

@@ -17,6 +17,8 @@ import numpy as np
 from PIL import Image
 
 from filters.stored import Stored, facts
+from pipelines import adopt
+from pipelines.store.root import Root
 
 Files = Sequence[tuple[str, bytes]]
 
@@ -131,3 +133,21 @@ def img2dataset(metadata: Path, folder: Path) -> Path:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     return folder
+
+
+def settings(root: Root, tars: Path | str, source: str = "mine", **fields: Any) -> adopt.AdoptConfig:
+    """A run that adopts these tars in this process."""
+    values = {"root": root.url, "local": True, "tars": str(tars), "source": source, **fields}
+    return adopt.AdoptConfig.model_validate(values)
+
+
+def rows_of(root: Root, source: str = "mine") -> list[dict[str, Any]]:
+    """The rows of a source's shards, in their order."""
+    names = root.names("shards", source, suffix=".parquet")
+    return [row for name in names for row in root.read_table("shards", source, name).to_pylist()]
+
+
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Time and bytes of each file below a folder, by path."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}

@@ -113,3 +113,12 @@ def annotation(number: int, caption: str | None = "a dog on a beach") -> dict[st
         "created_utc": 1451606400,
         "permalink": "/r/x",
     }
+
+
+def raw(**changes: object) -> dict[str, object]:
+    """A RAW record that can be downloaded, with changes."""
+    row: dict[str, object] = {
+        "file": "f.tsv", "line": 0, "url": "http://a.test/1.jpg", "native_id": "",
+        "caption_raw": [("caption", "a dog")], "reason": "ok",
+    }  # fmt: skip
+    return {**row, **changes}

@@ -1,11 +1,9 @@
-"""Tars that were there already, through to a mixture: img2dataset's own, resharded, the study's, and damaged ones."""
+"""Tars that were there already, through to a mixture: img2dataset's own, resharded, the study's."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import os
 import pickle
 import shutil
 import tarfile
@@ -19,22 +17,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
-from filters.errors import BudgetExceeded, ConfigError, InputError
 from filters.pixels import decode, phash, pixel_hash
-from pipelines import adopt, build_mix, dedupe, download, index, score
-from pipelines.adopted.publish import publish
-from pipelines.adopted.stage import DAMAGE, Stager
+from pipelines import adopt, build_mix, dedupe, index, score
+from pipelines.adopted.stage import Stager
 from pipelines.identity import uid_of
-from pipelines.retry import plan_retry
 from pipelines.sql import explain
 from pipelines.store.catalog import connect
 from pipelines.store.root import Root
 from pipelines.store.schema import SHARD
 from pipelines.store.shards import read_images
 from tests.pipelines import adoptable
-from tests.pipelines.adoptable import as_json, image, resharded, study, uid, write_tar
+from tests.pipelines.adoptable import contents, image, resharded, rows_of, settings, study, uid
 from tests.pipelines.chain import picture_server
 from trainer.dataset import MixtureDataset
 
@@ -71,10 +65,10 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root(others: Path, tiny_model: Path) -> Iterator[Root]:
     """All three adopted into one root, scored, deduplicated and indexed."""
     root = Root(str(others / "root"))
-    before = _contents(others)
+    before = contents(others)
     for name in SOURCES:
         adopt.run(settings(root, others / name, name))
-    assert {path: data for path, data in _contents(others).items() if root.url not in path} == before
+    assert {path: data for path, data in contents(others).items() if root.url not in path} == before
     score.run(score.ScoreConfig(root=root.url, local=True, model=str(tiny_model)))
     dedupe.run(dedupe.DedupeConfig(root=root.url))
     index.run(index.IndexConfig(root=root.url))
@@ -82,22 +76,6 @@ def root(others: Path, tiny_model: Path) -> Iterator[Root]:
 
 
 SOURCES = ("img2dataset", "resharded", "study")
-
-
-def settings(root: Root, tars: Path | str, source: str = "mine", **fields: Any) -> adopt.AdoptConfig:
-    values = {"root": root.url, "local": True, "tars": str(tars), "source": source, **fields}
-    return adopt.AdoptConfig.model_validate(values)
-
-
-def rows_of(root: Root, source: str = "mine") -> list[dict[str, Any]]:
-    """The rows of a source's shards, in their order."""
-    names = root.names("shards", source, suffix=".parquet")
-    return [row for name in names for row in root.read_table("shards", source, name).to_pylist()]
-
-
-def _contents(folder: Path) -> dict[str, tuple[int, bytes]]:
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
 def number_of(row: dict[str, Any]) -> int:
@@ -205,120 +183,6 @@ def test_every_later_stage_takes_them_through_to_a_mixture(root: Root, others: P
     dataset.close()
 
 
-def test_a_second_run_reads_nothing_and_a_changed_tar_is_read_again(tmp_path: Path) -> None:
-    root, folder = Root(str(tmp_path / "root")), study(tmp_path / "study")
-    first = adopt.run(settings(root, folder))
-    assert (first["shards_done"], first["shards_skipped"], first["counts"]) == (2, 0, {"success": 12})
-    before = _contents(root.local())
-    again = adopt.run(settings(root, folder))
-    assert (again["shards_done"], again["shards_skipped"]) == (0, 2)
-    assert _contents(root.local()) == before
-    write_tar(folder / "shard_000001.tar", [("x.jpg", image(50)), ("x.txt", b"x")])
-    third = adopt.run(settings(root, folder))
-    assert (third["shards_done"], third["shards_skipped"], third["rows_in"]) == (1, 1, 1)
-    assert [row["caption"] for row in rows_of(root)][6:] == ["x"]
-
-
-def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed between reading and publishing: nothing half done is to be seen, and the end is the same."""
-    folder = study(tmp_path / "study", tars=3)
-    adopt.run(settings(Root(str(tmp_path / "whole")), folder))
-    root = Root(str(tmp_path / "root"))
-    calls = []
-
-    def dies(root: Root, max_pixels: int, ready: Any) -> dict[str, Any]:
-        calls.append(ready)
-        if len(calls) > 1:
-            raise KeyboardInterrupt
-        return publish(root, max_pixels, ready)
-
-    monkeypatch.setattr(adopt, "publish", dies)
-    with pytest.raises(KeyboardInterrupt):
-        adopt.run(settings(root, folder))
-    assert [shard.number for shard in root.shards("shards")] == ["000000"]
-    monkeypatch.undo()
-    assert adopt.run(settings(root, folder))["shards_skipped"] == 1
-    wanted = {name: data for name, (_, data) in _contents(tmp_path / "whole").items()}
-    found = {name: data for name, (_, data) in _contents(root.local()).items()}
-    assert {name.replace("/whole/", "/root/"): data for name, data in wanted.items()} == found
-
-
-def test_a_folder_that_moved_is_linked_anew_without_being_read(tmp_path: Path) -> None:
-    root, folder = Root(str(tmp_path / "root")), study(tmp_path / "study")
-    adopt.run(settings(root, folder))
-    moved = folder.rename(tmp_path / "elsewhere")
-    staged = {path: path.stat().st_mtime_ns for path in root.local("adopted").rglob("*.parquet")}
-    assert adopt.run(settings(root, moved))["shards_done"] == 2
-    assert {path: path.stat().st_mtime_ns for path in staged} == staged
-    assert read_images(root, root.read_table("shards", "mine", "000000.parquet"))[0] == image(0)
-
-
-def test_damage_is_recorded_and_the_rest_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One tar cut short, with a parquet that knows the missing ones; one with a picture that is none."""
-    folder, root = tmp_path / "tars", Root(str(tmp_path / "root"))
-    files = [(f"{n:04d}.{e}", d) for n in range(6) for e, d in (("jpg", image(n)), ("txt", f"{n}".encode()))]
-    cut = write_tar(folder / "0.tar", files)
-    cut.write_bytes(cut.read_bytes()[:6200])
-    listed = [
-        {"key": f"{n:04d}", "url": f"http://a.test/{n}", "caption": f"{n}", "status": "success"} for n in range(6)
-    ]
-    pq.write_table(pa.Table.from_pylist(listed), folder / "0.parquet")
-    write_tar(folder / "1.tar", [("a.jpg", b"none"), ("a.txt", b"a"), ("b.txt", b"b"), ("c.png", image(9, "PNG"))])
-    summary = adopt.run(settings(root, folder, max_failed_fraction=1.0))
-    reasons = {row["key"]: row["reason"] for row in rows_of(root)}
-    assert reasons == {
-        "0000": "ok", "0001": "ok", "0002": "missing", "0003": "missing", "0004": "missing", "0005": "missing",
-        "a": "decode", "b": "missing", "c": "no_caption",
-    }  # fmt: skip
-    assert summary["counts"] == {"success": 2, "failed_to_download": 5, "failed_to_resize": 1, "skipped": 1}
-    told = ["cut short or damaged at byte 6144: the end marker is missing"]
-    assert summary["damage"] == {"mine/0 (0.tar)": told}
-    assert json.loads(root.parquet_metadata("shards", "mine", "0.parquet")[DAMAGE]) == told
-    assert "mine/0 (0.tar): cut short" in capsys.readouterr().err
-
-
-def test_too_many_pictures_that_cannot_be_read_are_exit_code_3(tmp_path: Path) -> None:
-    """Downloads that failed long ago do not count: they are no failure of this job."""
-    folder, root = tmp_path / "tars", Root(str(tmp_path / "root"))
-    write_tar(folder / "0.tar", [("a.jpg", image(0)), ("a.txt", b"a")])
-    failed = [{"key": f"{n}", "url": None, "status": "failed_to_download", "error_message": "x"} for n in range(9)]
-    pq.write_table(pa.Table.from_pylist(failed), folder / "0.parquet")
-    assert adopt.run(settings(root, folder))["counts"] == {"failed_to_download": 9, "success": 1}
-    write_tar(folder / "1.tar", [(f"{n}.jpg", b"none") for n in range(3)])
-    with pytest.raises(BudgetExceeded, match="3 of 3 rows failed"):
-        adopt.run(settings(root, folder))
-
-
-def test_a_tar_that_cannot_be_read_costs_nothing_but_itself(tmp_path: Path) -> None:
-    folder, root = study(tmp_path / "study", tars=3), Root(str(tmp_path / "root"))
-    adopt.run(settings(root, folder))
-    (folder / "shard_000001.tar").write_bytes(b"nonsense" * 1000)
-    summary = adopt.run(settings(root, folder, max_failed_fraction=1.0))
-    assert list(summary["shards_failed"]) == ["mine/000001 (shard_000001.tar)"]
-    assert "is no tar" in summary["shards_failed"]["mine/000001 (shard_000001.tar)"]
-    assert [shard.number for shard in root.shards("shards")] == ["000000", "000002"]
-
-
-def test_a_parquet_of_something_else_is_told_and_left_aside(tmp_path: Path) -> None:
-    folder, root = study(tmp_path / "study"), Root(str(tmp_path / "root"))
-    pq.write_table(pa.table({"uid": ["x"]}), folder / "shard_000000.parquet")
-    (folder / "shard_000001.parquet").write_bytes(b"PAR1")
-    damage = adopt.run(settings(root, folder))["damage"]
-    assert ["has no column `key`" in line for lines in damage.values() for line in lines] == [True, False]
-    assert len(rows_of(root)) == 12
-
-
-def test_a_picture_counts_before_a_failure_of_the_same_sample(tmp_path: Path) -> None:
-    folder, root = tmp_path / "tars", Root(str(tmp_path / "root"))
-    write_tar(folder / "0.tar", [("0.json", as_json(uid=uid(0), caption="x"))])
-    write_tar(folder / "1.tar", [("0.jpg", image(0)), ("0.json", as_json(uid=uid(0), caption="x"))])
-    adopt.run(settings(root, folder))
-    assert [(row["reason"], row["uid"] == uid(0)) for row in rows_of(root)] == [
-        ("duplicate_row", False),
-        ("ok", True),
-    ]
-
-
 def test_our_own_shards_can_be_adopted_by_another_root(root: Root, tmp_path: Path) -> None:
     """Their rows say the same again, whatever they had failed of."""
     copy = tmp_path / "copy"
@@ -332,141 +196,6 @@ def test_our_own_shards_can_be_adopted_by_another_root(root: Root, tmp_path: Pat
     assert {u: {**row, "line": None} for u, row in after.items()} == {
         u: {**row, "line": None} for u, row in before.items()
     }
-
-
-def test_failed_downloads_can_be_tried_again_and_adopted_once_more(tmp_path: Path) -> None:
-    folder, root = tmp_path / "tars", Root(str(tmp_path / "root"))
-    write_tar(folder / "00000.tar", [("000.jpg", image(0)), ("000.txt", b"zero")])
-    with picture_server() as server:
-        listed = [
-            {
-                "key": f"{n:03d}",
-                "url": f"http://a.test/{n}.png",
-                "caption": f"{n}",
-                "status": status,
-                "error_message": text,
-            }
-            for n, status, text in ((0, "success", None), (1, "failed_to_download", "timed out"))
-        ]
-        pq.write_table(pa.Table.from_pylist(listed), folder / "00000.parquet")
-        adopt.run(settings(root, folder))
-        fetch = {"resolve": server.resolve, "robots": False}
-        assert len(plan_retry(root, "mine", ["timeout"])) == 1
-        config = {"root": root.url, "local": True, "fetch": fetch}
-        done = download.run(download.DownloadConfig.model_validate(config))
-    assert done["counts"] == {"success": 1}
-    assert adopt.run(settings(root, folder))["shards_skipped"] == 1
-    index.run(index.IndexConfig(root=root.url))
-    with connect(root) as con:
-        found = con.execute("SELECT shard, attempt, status::VARCHAR FROM samples ORDER BY shard").fetchall()
-    assert found == [("00000", 0, "success"), ("00001", 1, "success")]
-
-
-def test_a_tar_does_not_get_the_number_of_a_retry(tmp_path: Path) -> None:
-    folder, root = tmp_path / "tars", Root(str(tmp_path / "root"))
-    write_tar(folder / "00000.tar", [("000.jpg", image(0)), ("000.txt", b"zero")])
-    failed = {"key": "001", "url": "http://a.test/1.png", "caption": "one", "status": "failed_to_download"}
-    pq.write_table(pa.Table.from_pylist([failed]), folder / "00000.parquet")
-    adopt.run(settings(root, folder))
-    assert [str(piece) for piece in plan_retry(root, "mine", ["connection"])] == ["mine/00001"]
-    write_tar(folder / "00001.tar", [("010.jpg", image(1)), ("010.txt", b"one")])
-    with pytest.raises(InputError, match="number 00001 is that of a retry"):
-        adopt.run(settings(root, folder))
-    assert adopt.run(settings(root, folder / "00000.tar"))["shards_skipped"] == 1
-    assert adopt.run(settings(root, folder / "00001.tar", "later"))["shards_done"] == 1
-
-
-def test_bytes_that_changed_unseen_are_not_published(tmp_path: Path) -> None:
-    """A picture in a tar whose size and time are those of before."""
-    root, folder = Root(str(tmp_path / "root")), study(tmp_path / "study")
-    adopt.run(settings(root, folder))
-    tar, shard = folder / "shard_000000.tar", root.read_table("shards", "mine", "000000.parquet").to_pylist()[2]
-    times = tar.stat()
-    data = bytearray(tar.read_bytes())
-    data[shard["offset"] + 400] ^= 1
-    tar.write_bytes(data)
-    os.utime(tar, ns=(times.st_atime_ns, times.st_mtime_ns))
-    root.remove("shards", "mine", "000000.parquet")
-    failed = adopt.run(settings(root, folder, max_failed_fraction=1.0))["shards_failed"]
-    assert f"the bytes of {shard['key']} are not those read before" in failed["mine/000000 (shard_000000.tar)"]
-    assert [found.number for found in root.shards("shards")] == ["000001"]
-    assert adopt.run(settings(root, folder))["shards_done"] == 1  # read anew
-
-
-def test_numbers_are_the_names_own_where_they_tell_the_tars_apart(tmp_path: Path) -> None:
-    def numbers(*names: str) -> list[str]:
-        folder = tmp_path / str(len(list(tmp_path.iterdir())))
-        for name in names:
-            write_tar(folder / name, [])
-        found = adopt.plan(settings(Root(str(tmp_path / "root")), folder))["shards"]
-        assert list(found.values()) == sorted(names)
-        return list(found)
-
-    assert numbers("00000.tar", "00007.tar") == ["00000", "00007"]
-    assert numbers("shard_000003.tar", "shard_000012.tar") == ["000003", "000012"]
-    assert numbers("12/345.tar", "13/346.tar") == ["345", "346"]
-    assert numbers("9.tar", "10.tar") == ["00000", "00001"]
-    assert numbers("a0.tar", "b0.tar") == ["00000", "00001"]
-    assert numbers("train.tar") == ["00000"]
-
-
-def test_globs_name_tars_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study(tmp_path / "study", tars=3)
-    monkeypatch.chdir(tmp_path)
-    root = Root(str(tmp_path / "root"))
-    assert list(adopt.plan(settings(root, "study/shard_00000[02].tar"))["shards"]) == ["000000", "000002"]
-    assert list(adopt.plan(settings(root, "*/*.tar"))["shards"]) == ["000000", "000001", "000002"]
-
-
-def test_compressed_tars_beside_others_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = study(tmp_path / "study")
-    (folder / "shard_000002.tar.gz").touch()
-    adopt.run(settings(Root(str(tmp_path / "root")), folder))
-    assert "1 compressed tars are left out, from shard_000002.tar.gz" in capsys.readouterr().err
-
-
-def test_what_cannot_be_adopted_is_said_in_one_line(tmp_path: Path) -> None:
-    root, folder = Root(str(tmp_path / "root")), study(tmp_path / "study")
-    (tmp_path / "packed").mkdir()
-    (tmp_path / "packed" / "0.tar.gz").touch()
-    with pytest.raises(InputError, match=r"no tars here; 0\.tar\.gz is compressed"):
-        adopt.run(settings(root, tmp_path / "packed"))
-    with pytest.raises(InputError, match="no tars here"):
-        adopt.run(settings(root, tmp_path / "nowhere"))
-    with pytest.raises(ConfigError, match="only local tars"):
-        adopt.run(settings(root, "s3://bucket/tars"))
-    with pytest.raises(ConfigError, match="needs a local folder"):
-        adopt.run(settings(Root("memory://root"), folder))
-    shutil.copytree(folder, root.local("shards", "here"))
-    with pytest.raises(InputError, match="lies in the root's shards"):
-        adopt.run(settings(root, root.local("shards", "here")))
-    with pytest.raises(InputError, match="holds 2 shards, from shard_000000, that are not of these tars"):
-        adopt.run(settings(root, folder, "here"))
-    root.write_bytes(b"", "metadata", "mine", "00000.parquet")
-    with pytest.raises(InputError, match="was ingested; choose another --source"):
-        adopt.run(settings(root, folder))
-
-
-def test_the_first_argument_names_the_tars(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = study(tmp_path / "study")
-    given = [str(folder), "--source", "mine", "--root", str(tmp_path / "root"), "--local"]
-    assert adopt.main(given) == 0
-    assert json.loads(capsys.readouterr().out)["counts"] == {"success": 12}
-    assert adopt.main(["--root", str(tmp_path / "root"), "--tars", str(folder), "--source", "mine", "--dry-run"]) == 0
-    assert json.loads(capsys.readouterr().out)["shards"] == {n: f"shard_{n}.tar" for n in ("000000", "000001")}
-
-
-def test_a_picture_that_kills_its_decoder_costs_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.adopted.stage.facts", adoptable.fragile_facts)
-    folder, root = tmp_path / "tars", Root(str(tmp_path / "root"))
-    large = io.BytesIO()
-    Image.new("L", (9000, 9000)).save(large, "PNG")
-    pictures = [image(0), adoptable.FATAL, large.getvalue(), image(1, "WEBP")]
-    files = [(f"{n}.{e}", d) for n, data in enumerate(pictures) for e, d in (("jpg", data), ("txt", b"text"))]
-    write_tar(folder / "0.tar", files)
-    summary = adopt.run(settings(root, folder))
-    assert [row["reason"] for row in rows_of(root)] == ["ok", "crash", "too_many_pixels", "ok"]
-    assert summary["counts"] == {"success": 2, "failed_to_resize": 2}
 
 
 def test_work_travels_to_other_processes(tmp_path: Path) -> None:
@@ -483,7 +212,7 @@ def test_on_ray_the_shards_are_the_same(tmp_path: Path) -> None:
     folder = study(tmp_path / "study")
     for name, local in (("here", True), ("ray", False)):
         adopt.run(settings(Root(str(tmp_path / name)), folder, local=local))
-    here, ray = (_contents(tmp_path / name / "shards") for name in ("here", "ray"))
+    here, ray = (contents(tmp_path / name / "shards") for name in ("here", "ray"))
     assert {n.replace("/here/", "/ray/"): data for n, (_, data) in here.items()} == {
         n: d for n, (_, d) in ray.items()
     }

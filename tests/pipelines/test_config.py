@@ -9,7 +9,7 @@ import pytest
 
 from filters.errors import ConfigError
 from pipelines.build_mix import MixJobConfig
-from pipelines.config import JobConfig, add_flags, load_config, parse_flags
+from pipelines.config import JobConfig, add_flags, load_config, parse_flags, separated
 from pipelines.dedupe import DedupeConfig
 from pipelines.download import DownloadConfig
 from pipelines.ingest import IngestConfig
@@ -105,6 +105,20 @@ def test_lists_of_texts_can_be_given_by_flag(model: type[JobConfig], name: str, 
     assert parse_flags(parser.parse_args([flag, text]), model) == [(name, ["one", "two"])]
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--local", "x"], ["--local=true", "x"]),
+        (["--local", "No", "x"], ["--local", "No", "x"]),
+        (["x", "--local"], ["x", "--local=true"]),
+        (["--local=false", "x", "--dry-run", "y"], ["--local=false", "x", "--dry-run", "y"]),
+        ([], []),
+    ],
+)
+def test_a_switch_takes_only_a_truth_value(words: list[str], expected: list[str]) -> None:
+    assert separated(words, JobConfig) == expected
+
+
 def test_help_names_the_nested_fields() -> None:
     parser = argparse.ArgumentParser()
     add_flags(parser, DownloadConfig)
@@ -114,6 +128,17 @@ def test_help_names_the_nested_fields() -> None:
 def test_a_wrong_name_override_is_found_before_any_work() -> None:
     with pytest.raises(ConfigError, match="'localhost:80' is not ADDRESS:PORT"):
         load_config(DownloadConfig, None, [("fetch.resolve", {"*.test": "localhost:80"})])
+
+
+@pytest.mark.parametrize("text", ["hashes.txt", "sha256:", "md5:" + 31 * "0", "sha1:" + 40 * "0", 64 * "0"])
+def test_a_placeholder_that_is_no_hash_would_never_be_found(text: str) -> None:
+    known = "md5:" + 32 * "A"
+    with pytest.raises(
+        ConfigError, match=rf"'placeholder_hashes'.*'{text}' is no hash, which is `sha256:` and 64 or"
+    ):
+        load_config(DownloadConfig, None, [("placeholder_hashes", [known, text])])
+    found = load_config(DownloadConfig, None, [("placeholder_hashes", [known])])
+    assert found.placeholder_hashes == (known.lower(),)
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

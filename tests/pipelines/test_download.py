@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import re
 import shutil
 import signal
 import tarfile
@@ -14,6 +16,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from filters.errors import BudgetExceeded, InputError, ShardError
 from filters.pixels import decode, pixel_hash
@@ -320,6 +323,17 @@ def test_a_decoder_that_dies_costs_one_picture(tmp_path: Path, monkeypatch: pyte
     assert {(rows[n]["reason"], rows[n]["status"]) for n in (5, 6)} == {("crash", "failed_to_resize")}
 
 
+def test_a_picture_that_its_format_cannot_hold_says_so(tmp_path: Path) -> None:
+    root = prepare(tmp_path)
+    long = io.BytesIO()
+    Image.new("L", (16_384, 2)).save(long, "PNG")
+    with picture_server({"/5.png": [(200, {}, long.getvalue())]}) as server:
+        download.run(settings(root, server).model_copy(update={"encode_format": "webp", "resize_mode": "no"}))
+    row = rows_of(root)[5]
+    assert (row["status"], row["reason"]) == ("failed_to_resize", "too_many_pixels")
+    assert row["error_message"] == "image area too large: a side of a stored webp has at most 16383 pixels"
+
+
 def test_what_is_stored_makes_shards_anew_and_how_fast_does_not(tmp_path: Path) -> None:
     root = prepare(tmp_path)
     with picture_server() as server:
@@ -340,6 +354,22 @@ def test_what_is_stored_makes_shards_anew_and_how_fast_does_not(tmp_path: Path) 
             assert len(download.plan(config.model_copy(update={**changes, "overwrite": True}))["shards"]) == 3
         download.run(config.model_copy(update={"image_size": 32, "resize_mode": "center_crop", "overwrite": True}))
     assert {(row["width"], row["height"]) for row in rows_of(root).values()} == {(32, 32)}
+
+
+def test_a_shard_that_waits_for_a_paused_host_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = prepare(tmp_path, rows=6, per_shard=6)
+    monkeypatch.setattr(download, "QUIET", 0.4)
+    pause = [(429, {"Retry-After": "2"}, b""), (200, {}, picture(0))]
+    with picture_server({f"/{n}.png": list(pause) for n in range(6)}) as server:
+        assert download.run(settings(root, server, deadline=9.0))["counts"] == {"success": 6}
+    said = [line for line in capsys.readouterr().err.splitlines() if "under way" in line]
+    assert len(said) >= 2
+    assert re.fullmatch(
+        r"download: 1 shard under way, 6 rows wait for their hosts, most for pictures\.test 6 \(paused for [12] s\)",
+        said[0],
+    )
 
 
 def test_large_jobs_test_dns_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

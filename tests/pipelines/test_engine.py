@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from filters.errors import BudgetExceeded, ConfigError, HeadwaterError, InputError
+from filters.errors import ConfigError, InputError
 from pipelines.engine import Work, map_shards
-from pipelines.job import Account
 
 CRASHES, FAILS = 3, 5
 
@@ -106,18 +105,3 @@ def test_a_worker_that_fits_nowhere_is_not_waited_for(wants: dict[str, Any], say
 
 def test_nothing_to_do_starts_nothing() -> None:
     assert list(map_shards([], make)) == []
-
-
-def test_account_says_where_rows_are_lost() -> None:
-    account = Account("download")
-    account.add(3, {"success": 2})
-    with pytest.raises(HeadwaterError, match="3 rows in, 2 accounted for"):
-        account.check()
-
-
-def test_too_many_failed_shards_are_exit_code_3() -> None:
-    account = Account("download", shards_done=1, shards_failed={"a/00000": "broken"})
-    account.check(max_failed_fraction=0.5)
-    with pytest.raises(BudgetExceeded, match=r"1 of 2 shards failed.*first: a/00000: broken") as caught:
-        account.check(max_failed_fraction=0.4)
-    assert caught.value.exit_code == 3

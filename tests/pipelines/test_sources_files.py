@@ -150,7 +150,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "cut.json").write_text(json.dumps({"annotations": [annotation(1), annotation(2)]})[:-40])
     with pytest.raises(InputError, match=r"cut\.json: not JSON"):
         read("redcaps", tmp_path / "cut.json")
-    with pytest.raises(InputError, match="no metadata files here"):
+    with pytest.raises(InputError, match="no file for --metadata here; expected one of"):
         find_files(tmp_path, ["*.nothing"])
 
 

@@ -163,6 +163,23 @@ def test_hosts_have_limits_of_their_own_and_are_forgotten() -> None:
     assert not book._hosts
 
 
+def test_what_is_waited_for_is_told_by_host_the_largest_first() -> None:
+    book, clock = ledger(2)
+    assert book.waiting().text() == ""
+    book.exchange("a", Report({"a.test": Ask(900, 0, 900), "b.test": Ask(5, 0, 5)}, later={"d.test": 5}))
+    book.exchange("b", Report({"a.test": Ask(100, 0, 9, pause=60.0), "d.test": Ask(2, 0, 7), "e.test": Ask(1, 0, 1)}))
+    clock.now += 1
+    told = "a.test 1,000 (paused for 59 s), d.test 7, b.test 5"
+    assert book.waiting().text() == f"2 shards under way, 1,013 rows wait for their hosts, most for {told}"
+    gone = {name: Ask(0, 0, 0) for name in ("a.test", "b.test", "d.test", "e.test")}
+    book.exchange("b", Report(gone, later={}))
+    clock.now += LEASE / 4 - 0.5
+    book.exchange("b", Report({}))
+    assert (book.waiting().shards, book.waiting().rows) == (1, 910)
+    book.exchange("a", Report(gone, later={}))
+    assert book.waiting().text() == "2 shards under way, no row waits for its host"
+
+
 def test_one_worker_fetches_a_robots_file_for_all() -> None:
     book, clock = ledger(4)
 

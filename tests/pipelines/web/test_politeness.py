@@ -232,6 +232,10 @@ def test_limits_hold_over_the_processes_of_a_cluster_even_if_the_ledger_is_lost(
         refs = [task.remote(config, limits, urls_of("a.test", 40, worker)) for worker in "xy"]
         while len(log.seen) < 20:
             time.sleep(0.01)
+        waiting = limits.waiting()
+        assert waiting is not None
+        assert (waiting.shards, [name for name, _, _ in waiting.hosts]) == (2, ["a.test"])
+        assert 0 < waiting.rows < 80
         ray.kill(limits.find(), no_restart=True)  # type: ignore[attr-defined]
         reasons = ray.get(refs)
     assert reasons == [["ok"] * 40] * 2
