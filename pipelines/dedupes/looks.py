@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
 from filters.caption_groups import PERMUTATIONS, caption_signatures
 from filters.errors import ShardError
 from filters.near import THUMB, thumbnail
-from filters.pixels import RGB, DecodeError, decode
+from filters.pixels import RGB, DecodeError, decode, phash
+from filters.views import shown_aspect
 from pipelines.job import Account
 from pipelines.sidecars import Sidecar, Signal, run_stage
 from pipelines.store.fingerprint import fingerprint
@@ -27,13 +29,15 @@ LOOK = SIDE * SIDE * 3
 MINHASH = 4 * PERMUTATIONS
 MAX_PIXELS = 50_000_000
 _FEW = 4  # shards that are done in this process, since workers take longer to start
-VERSION = fingerprint("looks", 1, THUMB, SIDE)
+VERSION = fingerprint("looks", 2, THUMB, SIDE)
 
 LOOKS = Schema(
     "looks",
     (
         Column("uid", pa.string(), "identity of the sample"),
         Column("key", pa.uint64(), "hash of the stored picture's bytes and its original size: what a distance is of"),
+        Column("aspect", pa.float64(), "width/height of what it shows; null for a square of what was not square"),
+        Column("phash", pa.uint64(), "perceptual hash of such a square, since that of its row may be of the whole"),
         Column("look", pa.binary(LOOK), "the picture squeezed to 16 × 16 pixels, RGB"),
         Column("minhash", pa.binary(MINHASH), "MinHash of `caption`, 128 numbers of 32 bits; all ones without one"),
     ),
@@ -75,25 +79,37 @@ def _make() -> Signal:
 
 def looks(pictures: pa.Table) -> pa.Table:
     """The looks of rows with their stored pictures; ShardError naming a picture that cannot be decoded."""
-    keys, thumbs = [], np.empty((len(pictures), THUMB, THUMB, 3), np.uint8)
+    keys, aspects, hashes = [], [], []
+    thumbs = np.empty((len(pictures), THUMB, THUMB, 3), np.uint8)
     for number, row in enumerate(pictures.drop_columns(["caption"]).to_pylist()):
         try:
-            thumbs[number] = thumbnail(decode(row["image"], max_pixels=MAX_PIXELS).rgb)
+            rgb = decode(row["image"], max_pixels=MAX_PIXELS).rgb
         except DecodeError as error:
             where = f"{row['source']}/{row['shard']}: uid {row['uid']}"
             raise ShardError(
                 f"{where}: the stored picture is damaged ({error}); download or adopt its shard again"
             ) from error
-        keys.append(key_of(row["image"], row["original_width"], row["original_height"]))
-    hashes = caption_signatures(pictures["caption"]).astype("<u4")
+        thumbs[number] = thumbnail(rgb)
+        width, height = row["original_width"], row["original_height"]
+        keys.append(key_of(row["image"], width, height))
+        aspects.append(shown_aspect(rgb.shape[:2], (height, width) if height and width else rgb.shape[:2]))
+        hashes.append(phash(rgb) if aspects[-1] is None else None)
+    signatures = caption_signatures(pictures["caption"]).astype("<u4")
     small = squeezed(thumbs).reshape(-1, LOOK)
     columns = [
         pictures["uid"].combine_chunks(),
         pa.array(keys, pa.uint64()),
-        pa.FixedSizeBinaryArray.from_buffers(pa.binary(LOOK), len(small), [None, pa.py_buffer(small.tobytes())]),
-        pa.FixedSizeBinaryArray.from_buffers(pa.binary(MINHASH), len(hashes), [None, pa.py_buffer(hashes.tobytes())]),
+        pa.array(aspects, pa.float64()),
+        pa.array(hashes, pa.uint64()),
+        _packed(small, LOOK),
+        _packed(signatures, MINHASH),
     ]
     return LOOKS.conform(pa.table(columns, names=LOOKS.names))
+
+
+def _packed(values: npt.NDArray[np.generic], width: int) -> pa.FixedSizeBinaryArray:
+    """Rows of `width` bytes as a column."""
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(values), [None, pa.py_buffer(values.tobytes())])
 
 
 def squeezed(thumbs: RGB) -> RGB:
