@@ -15,13 +15,13 @@ from filters.resize import Size
 
 # Difference of the logarithms of width and height up to which a picture counts as square: the search for near
 # duplicates shifts and stretches pictures that far anyway.
-_SQUARE = 0.05
+SQUARE = 0.05
 _BLANK = 0.01  # of the range of grey levels, their standard deviation
 
 
 def is_square(size: Size) -> bool:
     """Whether a picture of `size` (height, width) is square, or nearly."""
-    return abs(math.log(size[1] / size[0])) <= _SQUARE
+    return abs(math.log(size[1] / size[0])) <= SQUARE
 
 
 def square_views(whole: RGB, small: RGB) -> dict[str, RGB]:

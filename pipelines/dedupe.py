@@ -20,6 +20,7 @@ from pipelines.config import JobConfig
 from pipelines.dedupes.facts import Facts, load_facts
 from pipelines.dedupes.held_out import load_evaluation, set_columns, set_marks
 from pipelines.dedupes.looks import make_looks
+from pipelines.dedupes.modes import mixed_modes
 from pipelines.dedupes.pairs import Verifier
 from pipelines.dedupes.publish import Counts, count_kinds, count_overlaps, write_verdicts
 from pipelines.job import Account, job_main, say
@@ -79,6 +80,8 @@ def run(config: DedupeConfig) -> dict[str, Any]:
     make_looks(root, shards, cpus=config.cpus, local=config.local)
     facts = load_facts(root, shards, config.features, embed=config.semantic_distance is not None)
     say(f"dedupe: {facts.table.num_rows} pictures")
+    if missed := mixed_modes(facts.table):
+        say(f"dedupe: {missed}")
     found = _decide(root, config, facts, marks)
     # Until all files are of this run, none of the earlier ones says that they are.
     root.remove("verdicts", name, _STATE)

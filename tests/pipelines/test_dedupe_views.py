@@ -82,3 +82,35 @@ def test_pictures_smaller_than_what_is_stored(tmp_path: Path) -> None:
         add_shard(root, "web", shard, given, recipe=Recipe(image_size=200, resize_mode=mode))
     found = dedupe.run(dedupe.DedupeConfig(root=root.url, local=True, tasks="eval"))
     assert found["eval_overlaps"] == {"held": {"web": {"near": NUMBER * len(MODES)}}}
+
+
+def test_copies_in_different_modes_are_missed_and_said_to_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def large(number: int) -> Image.Image:
+        image = oblong()[number][1]
+        return image.resize((2 * image.width, 2 * image.height))
+
+    def said(*modes: tuple[str, ResizeMode]) -> tuple[dict[str, int], list[str]]:
+        root = Root(str(tmp_path / "-".join(mode for _, mode in modes)))
+        for source, mode in modes:
+            # The first has other bytes and pixels in each source: it is near.
+            quality = [90 if source == "web" else 80, 80, 80, 80]
+            given = [Given(f"{source}{n}", jpeg(large(n), q), None) for n, q in enumerate(quality)]
+            add_shard(root, source, 0, given, recipe=Recipe(image_size=96, resize_mode=mode))
+        found = dedupe.run(dedupe.DedupeConfig(root=root.url, local=True))
+        return found["counts"], [line for line in capsys.readouterr().err.splitlines() if "not square" in line]
+
+    same, nothing = {"exact_bytes": 3, "near": 1, "unique": 4}, list[str]()
+    missed = {"exact_bytes": 3, "unique": 5}
+    text = (
+        "dedupe: of pictures that were not square, {} are stored as squares (center_crop or border), {} as wholes: "
+        "copies stored in different ways are found only by equal bytes, pixels or embeddings"
+    )
+    mixed, squares = text.format("4 of web", "4 of zoo"), text.format("4 of web, 4 of zoo", "none")
+    assert said(("web", "keep_ratio_largest"), ("zoo", "keep_ratio")) == (same, nothing)
+    assert said(("web", "border"), ("zoo", "keep_ratio_largest")) == (missed, [mixed])
+    assert said(("web", "center_crop"), ("zoo", "keep_ratio")) == (missed, [mixed])
+    assert said(("web", "border"), ("zoo", "border")) == (same, [squares])
+    assert said(("web", "center_crop"), ("zoo", "border")) == (missed, [squares])
+    assert said(("web", "center_crop")) == ({"unique": 4}, nothing)
