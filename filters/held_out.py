@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from filters.clusters import cross_pairs
 from filters.groups import Floats, Indices
-from filters.near_pairs import NearParams, Pictures, Verify, cross_candidates, embedded, log_aspect
+from filters.near_pairs import NearParams, Pictures, Verify, cross_candidates, embedded, log_aspect, readable
 
 # How two pictures may be the same, the closest first.
 KINDS = ("exact_bytes", "exact_pixels", "near", "semantic")
@@ -76,7 +76,7 @@ def find_hits(
     sets = np.array(pc.index_in(evaluation.table["eval_set"], value_set=pa.array(names, pa.string())), np.int32)
     parts = _exact_hits(pictures, evaluation, by_name, sets[by_name])
     heads = order[head[order] == order]
-    parts.append(_near_hits(pictures, heads, evaluation, by_name, params, verify))
+    parts.append(_near_hits(pictures, readable(pictures, heads), evaluation, by_name, params, verify))
     if semantic is not None and pictures.vectors is not None and evaluation.vectors is not None:
         parts.append(_semantic_hits(pictures, heads, evaluation, by_name, semantic))
     # From heads to all rows that they stand for; exact ones are of the rows themselves.

@@ -45,7 +45,8 @@ class Pictures:
 
     `table` has `sha256, pixel_hash` (texts or bytes), `phash` (uint64), `original_width, original_height` (integers),
     any of them null where unknown: an unknown hash equals nothing. It may have `aspect` (width/height of what the
-    thumbnail shows, null where unknown) where that is not of the whole original. Thumbnails may have a side of 16
+    thumbnail shows, null where unknown) where that is not of the whole original, and `readable`, false for pictures
+    without a thumbnail, which are near to none. Thumbnails may have a side of 16
     where another function than `distances` verifies pairs. `vectors` float16 or float32 [M, D] are L2-normalised
     embeddings of the rows `vector_rows` [M], of all rows where that is None; a row of zeros has none.
     """
@@ -54,6 +55,13 @@ class Pictures:
     thumbs: Thumbs
     vectors: Vectors | None = None
     vector_rows: Indices | None = None
+
+
+def readable(pictures: Pictures, rows: Indices) -> Indices:
+    """Those of `rows` that have a thumbnail, in their order."""
+    if "readable" not in pictures.table.column_names:
+        return rows
+    return rows[np.array(pictures.table["readable"], np.bool_)[rows]]
 
 
 def embedded(vectors: Vectors, rows: Indices) -> Indices:

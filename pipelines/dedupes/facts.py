@@ -31,7 +31,7 @@ _COLUMNS = [
     "uid", "source", "url", "sha256", "pixel_hash", "phash", "original_width", "original_height", "shard", "offset",
     "size", "attempt",
 ]  # fmt: skip
-_SEEN = ["key", "aspect", "phash"]
+_SEEN = ["uid", "key", "aspect", "phash", "damage"]
 _READERS = 8
 _LENGTH = 0.01  # of an embedding that is rounded to half precision, away from 1
 
@@ -41,8 +41,8 @@ class Facts:
     """Pictures of all shards, in order of shard and row; those of shard s are rows start[s] to start[s + 1].
 
     `table` has uid, sha256 and pixel_hash as 16 bytes, source and shard as dictionaries, url as a number, and as they
-    are phash, original_width, original_height, offset, size, `key` and `aspect` (see `looks`), and `score` if there
-    are features.
+    are phash, original_width, original_height, offset, size, `key` and `aspect` (see `looks`), `readable` (whether
+    the stored picture can be decoded), and `score` if there are features. `damage` says why others cannot.
     `looks` uint8 [N, 16, 16, 3], `captions` uint32 [N, 128], `vectors` float16 [N, D] or None.
     """
 
@@ -51,6 +51,7 @@ class Facts:
     looks: RGB
     captions: Signatures
     vectors: Vectors | None
+    damage: tuple[str, ...] = ()
 
 
 def load_facts(root: Root, shards: Sequence[ShardId], features: str | None, *, embed: bool) -> Facts:
@@ -76,9 +77,21 @@ def load_facts(root: Root, shards: Sequence[ShardId], features: str | None, *, e
     looks = pa.concat_tables([LOOKS.arrow.empty_table().select(_SEEN), *seen]).combine_chunks()
     place = table.column_names.index("phash")
     table = table.set_column(place, "phash", pc.coalesce(looks["phash"], table["phash"]))
-    for name in ("key", "aspect"):
-        table = table.append_column(name, looks[name])
-    return Facts(table, start, found.looks, found.captions, found.vectors)
+    columns = {"key": looks["key"], "aspect": looks["aspect"], "readable": looks["damage"].is_null()}
+    for name, column in columns.items():
+        table = table.append_column(name, column)
+    return Facts(table, start, found.looks, found.captions, found.vectors, _damage(shards, start, looks))
+
+
+def _damage(shards: Sequence[ShardId], start: npt.NDArray[np.int64], looks: pa.Table) -> tuple[str, ...]:
+    """Where the pictures are that cannot be decoded, and why, each in one line."""
+    rows = np.flatnonzero(np.array(looks["damage"].is_valid(), np.bool_))
+    found = looks.select(["uid", "damage"]).take(pa.array(rows)).to_pylist()
+    numbers = np.searchsorted(start, rows, "right") - 1
+    return tuple(
+        f"{shards[number]}: uid {row['uid']}: {row['damage']}"
+        for number, row in zip(numbers.tolist(), found, strict=True)
+    )
 
 
 def _rows(root: Root, shard: ShardId, features: str | None) -> pa.Table:

@@ -12,8 +12,10 @@ from filters.views import SQUARE
 def mixed_modes(table: pa.Table) -> str | None:
     """What is missed between pictures stored as squares and as wholes, in one line; None where nothing is.
 
-    `table` has `source` and `aspect` (see `looks`). One source of squares was stored in one mode; two may differ.
+    `table` has `source`, `readable` and `aspect` (see `looks`). One source of squares was stored in one mode; two may
+    differ.
     """
+    table = table.filter(table["readable"])
     aspect = table["aspect"].to_numpy()
     squares, wholes = (_by_source(table, rows) for rows in (np.isnan(aspect), np.abs(np.log(aspect)) > SQUARE))
     if not squares or (not wholes and len(squares) == 1):
