@@ -34,6 +34,7 @@ from filters.near_pairs import (
     alike_in_shape,
     distances,
     embedded,
+    readable,
     self_candidates,
 )
 from filters.products import distinct
@@ -81,12 +82,12 @@ def decide(
     """Decisions on `pictures`, one for each row.
 
     `pictures.table` also has `uid` and `source`, and `score` where that may decide; `evaluation.table` has `eval_set`
-    and `eval_item`. The survivor of a group is its first row in `survivor_order`: source as in `priority`, larger
-    original, higher score, smaller uid. `kind` is the closest relation of a row to any better row of its group:
-    `exact_bytes`, `exact_pixels`, `near` or `semantic`; so dropping the exact kinds alone keeps one row of each set
-    of equal pictures, and dropping all but semantic ones keeps one of each set of near ones. `distance` is that of
-    this relation. A near picture was verified against the survivor of its near group, and the embeddings of all
-    pictures of a semantic group were compared with that of its survivor: likeness does not pass along a chain.
+    and `eval_item`. The survivor of a group is its first row in `survivor_order`: readable, source as in `priority`,
+    larger original, higher score, smaller uid. `kind` is the closest relation of a row to any better row of its
+    group: `exact_bytes`, `exact_pixels`, `near` or `semantic`; so dropping the exact kinds alone keeps one row of
+    each set of equal pictures, and dropping all but semantic ones keeps one of each set of near ones. `distance` is
+    that of this relation. A near picture was verified against the survivor of its near group, and the embeddings of
+    all pictures of a semantic group were compared with that of its survivor: likeness does not pass along a chain.
 
     Bytes that more than `placeholder_urls` different URLs (column `url`, any type) gave are no picture of anything,
     but what servers send in place of one: all their rows, the first too, have the kind `placeholder`, and none
@@ -126,8 +127,9 @@ def _groups(
 ) -> tuple[Indices, Floats, Kinds, Indices]:
     """Survivor, distance, kind and group of each row, as in `Decisions`."""
     heads = order[head[order] == order]
-    near, near_distance = _near_groups(pictures, heads, params, verify)
-    survivor, distance, kind = _of_heads(heads, near, near_distance, len(order))
+    seen = readable(pictures, heads)
+    near, near_distance = _near_groups(pictures, seen, params, verify)
+    survivor, distance, kind = _of_heads(seen, near, near_distance, len(order))
     if semantic is not None and pictures.vectors is not None:
         _add_semantic(pictures.vectors, heads, survivor, distance, kind, semantic)
     survivor, distance, kind = survivor[head], distance[head], kind[head]

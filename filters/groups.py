@@ -22,7 +22,8 @@ _SEED = 1
 def survivor_order(table: pa.Table, priority: Sequence[str]) -> Indices:
     """Row numbers of `table`, the one to keep first: source as in `priority`, larger original area, score, uid.
 
-    Needs `uid, source, original_width, original_height`; `score` (higher is better, unknown last) may be there.
+    Needs `uid, source, original_width, original_height`; `score` (higher is better, unknown last) may be there, and
+    `readable`: rows for which that is false come after all others, since nobody is served by a damaged survivor.
     Sources that `priority` does not name come after those it names and tie among themselves. An unknown size counts
     as 0. The smallest uid decides at last, so the order of the rows does not matter.
     """
@@ -33,6 +34,9 @@ def survivor_order(table: pa.Table, priority: Sequence[str]) -> Indices:
     if "score" in table.column_names:
         columns["score"] = table["score"]
         keys.insert(2, ("score", "descending"))
+    if "readable" in table.column_names:
+        columns["readable"] = table["readable"].cast(pa.int8())
+        keys.insert(0, ("readable", "descending"))
     return np.array(pc.sort_indices(pa.table(columns), sort_keys=keys), np.int64)
 
 

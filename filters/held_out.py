@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from filters.clusters import cross_pairs
 from filters.groups import Floats, Indices
-from filters.near_pairs import NearParams, Pictures, Verify, cross_candidates, embedded
+from filters.near_pairs import NearParams, Pictures, Verify, cross_candidates, embedded, log_aspect, readable
 
 # How two pictures may be the same, the closest first.
 KINDS = ("exact_bytes", "exact_pixels", "near", "semantic")
@@ -64,6 +64,7 @@ def find_hits(
 ) -> Hits:
     """Hits of `pictures` among `evaluation` (whose table also has `eval_set` and `eval_item`).
 
+    Several rows of `evaluation` may be one picture, in views of it: those without hashes of bytes and pixels.
     `order` [N] has the rows, the best first; `head` [N] names for each row the one that stands for all of the same
     bytes or pixels: what is near for it is near for them. The result does not depend on the order of rows.
     """
@@ -75,7 +76,7 @@ def find_hits(
     sets = np.array(pc.index_in(evaluation.table["eval_set"], value_set=pa.array(names, pa.string())), np.int32)
     parts = _exact_hits(pictures, evaluation, by_name, sets[by_name])
     heads = order[head[order] == order]
-    parts.append(_near_hits(pictures, heads, evaluation, by_name, params, verify))
+    parts.append(_near_hits(pictures, readable(pictures, heads), evaluation, by_name, params, verify))
     if semantic is not None and pictures.vectors is not None and evaluation.vectors is not None:
         parts.append(_semantic_hits(pictures, heads, evaluation, by_name, semantic))
     # From heads to all rows that they stand for; exact ones are of the rows themselves.
@@ -109,8 +110,14 @@ def _exact_hits(
 def _near_hits(
     pictures: Pictures, heads: Indices, evaluation: Pictures, by_name: Indices, params: NearParams, verify: Verify
 ) -> _Part:
-    pairs = cross_candidates(pictures, heads, evaluation, by_name, params)
-    row, place = heads[pairs[:, 0]], by_name[pairs[:, 1]]
+    # Pictures of other proportions are no candidates of squares: they need not be searched for them.
+    is_square = log_aspect(evaluation.table)[by_name] == 0
+    fits = ~(np.abs(log_aspect(pictures.table)[heads]) > params.max_aspect)
+    parts = []
+    for ours, theirs in ((heads, by_name[~is_square]), (heads[fits], by_name[is_square])):
+        pairs = cross_candidates(pictures, ours, evaluation, theirs, params)
+        parts.append(np.stack([ours[pairs[:, 0]], theirs[pairs[:, 1]]], axis=1))
+    row, place = np.concatenate(parts).T
     distance = verify(pictures, row, evaluation, place)
     near = distance <= params.max_distance
     return row[near], np.full(int(near.sum()), _NEAR), distance[near], place[near]

@@ -44,15 +44,24 @@ class Pictures:
     """Pictures as columns: hashes and sizes, and a function from row numbers to thumbnails uint8 [n, 64, 64, 3].
 
     `table` has `sha256, pixel_hash` (texts or bytes), `phash` (uint64), `original_width, original_height` (integers),
-    any of them null where unknown: an unknown hash equals nothing. Thumbnails may have a side of 16 where another
-    function than `distances` verifies pairs. `vectors` float16 or float32 [M, D] are L2-normalised embeddings of
-    the rows `vector_rows` [M], of all rows where that is None; a row of zeros has none.
+    any of them null where unknown: an unknown hash equals nothing. It may have `aspect` (width/height of what the
+    thumbnail shows, null where unknown) where that is not of the whole original, and `readable`, false for pictures
+    without a thumbnail, which are near to none. Thumbnails may have a side of 16
+    where another function than `distances` verifies pairs. `vectors` float16 or float32 [M, D] are L2-normalised
+    embeddings of the rows `vector_rows` [M], of all rows where that is None; a row of zeros has none.
     """
 
     table: pa.Table
     thumbs: Thumbs
     vectors: Vectors | None = None
     vector_rows: Indices | None = None
+
+
+def readable(pictures: Pictures, rows: Indices) -> Indices:
+    """Those of `rows` that have a thumbnail, in their order."""
+    if "readable" not in pictures.table.column_names:
+        return rows
+    return rows[np.array(pictures.table["readable"], np.bool_)[rows]]
 
 
 def embedded(vectors: Vectors, rows: Indices) -> Indices:
@@ -199,7 +208,9 @@ def _products(one: _Members, other: _Members, pairs: Pairs) -> Pairs:
 
 
 def log_aspect(table: pa.Table) -> npt.NDArray[np.float32]:
-    """Logarithm of width/height, float32 [N]; NaN where unknown."""
+    """Logarithm of width/height of what thumbnails show, float32 [N]; NaN where unknown."""
+    if "aspect" in table.column_names:
+        return np.asarray(np.log(table["aspect"].to_numpy()), np.float32)
     width, height = _sizes(table)
     return np.asarray(np.log(width / height), np.float32)
 

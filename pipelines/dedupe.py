@@ -17,10 +17,12 @@ from pydantic import Field
 from filters.duplicates import Decisions, NearParams, Pictures, SemanticParams, decide
 from filters.errors import ConfigError, InputError
 from pipelines.config import JobConfig
+from pipelines.dedupes.damage import check_damage, damage_text, unreadable
 from pipelines.dedupes.facts import Facts, load_facts
 from pipelines.dedupes.held_out import load_evaluation, set_columns, set_marks
-from pipelines.dedupes.looks import make_looks
-from pipelines.dedupes.pairs import Verifier
+from pipelines.dedupes.looks import VERSION, forget, make_looks
+from pipelines.dedupes.modes import mixed_modes
+from pipelines.dedupes.pairs import DamagedError, Verifier
 from pipelines.dedupes.publish import Counts, count_kinds, count_overlaps, write_verdicts
 from pipelines.job import Account, job_main, say
 from pipelines.store.fingerprint import KEY, fingerprint
@@ -71,26 +73,26 @@ def run(config: DedupeConfig) -> dict[str, Any]:
     marks = set_marks(root, config.tasks, list(sets)) if config.tasks else {}
     name, mark = _name(config), _mark(root, shards, marks, config)
     state = root.read_json("verdicts", name, _STATE) if root.exists("verdicts", name, _STATE) else {}
-    if state.get("mark") == mark and all(root.parquet_metadata(*_file(name, s)) for s in shards):
+    # Damaged pictures may have been mended: nothing but a look at them tells.
+    done = state.get("mark") == mark and not state["summary"]["unreadable"]
+    if done and all(root.parquet_metadata(*_file(name, s)) for s in shards):
         account.shards_skipped = len(shards)
         account.extra = {"verdicts": name, **state["summary"]}
         say("dedupe: verdicts are up to date")
         return account.summary()
-    make_looks(root, shards, cpus=config.cpus, local=config.local)
-    facts = load_facts(root, shards, config.features, embed=config.semantic_distance is not None)
-    say(f"dedupe: {facts.table.num_rows} pictures")
-    found = _decide(root, config, facts, marks)
+    facts, found = _compared(root, shards, config, marks)
     # Until all files are of this run, none of the earlier ones says that they are.
     root.remove("verdicts", name, _STATE)
     written = write_verdicts(root, name, shards, facts, found, sets)
     by_source, overlaps = count_kinds(facts, found), count_overlaps(facts, found, list(sets))
-    summary = {"by_source": by_source, "eval_overlaps": overlaps}
+    summary = {"by_source": by_source, "eval_overlaps": overlaps, "unreadable": unreadable(facts)}
     root.write_json({"mark": mark, "summary": summary}, "verdicts", name, _STATE)
     account.shards_done, account.shards_skipped = written, len(shards) - written
     account.add(facts.table.num_rows, _total(by_source))
     account.extra = {"verdicts": name, **summary}
     account.check(config.max_failed_fraction)
     _print(account, by_source, overlaps)
+    check_damage(facts, config.max_failed_fraction)
     return account.summary()
 
 
@@ -116,6 +118,28 @@ def _check_features(root: Root, config: DedupeConfig) -> None:
     if config.features is not None and config.features not in there:
         known = ", ".join(there) or "none"
         raise ConfigError(f"features: {config.features!r} is not under {config.root}/features; there is {known}")
+
+
+def _compared(
+    root: Root, shards: Sequence[ShardId], config: DedupeConfig, marks: dict[str, str]
+) -> tuple[Facts, Decisions]:
+    """What is known of all pictures and decided on them."""
+    again = frozenset[ShardId]()
+    while True:
+        make_looks(root, shards, cpus=config.cpus, local=config.local)
+        facts = load_facts(root, shards, config.features, embed=config.semantic_distance is not None)
+        say(f"dedupe: {facts.table.num_rows} pictures")
+        for text in (damage_text(facts), mixed_modes(facts.table)):
+            if text:
+                say(f"dedupe: {text}")
+        try:
+            return facts, _decide(root, config, facts, marks)
+        except DamagedError as error:
+            # Damaged since they were looked at: what is decided must be what a fresh run decides.
+            if error.shards <= again:
+                raise
+            again |= error.shards
+            forget(root, error.shards)
 
 
 def _decide(root: Root, config: DedupeConfig, facts: Facts, marks: dict[str, str]) -> Decisions:
@@ -163,7 +187,7 @@ def _mark(root: Root, shards: Sequence[ShardId], sets: dict[str, str], config: D
         found = [("features", config.features, s.source, f"{s.number}.parquet") for s in shards]
         held_out = [("eval_features", config.features, f"{name}.parquet") for name in sets]
         features = [root.parquet_metadata(*parts).get(KEY) for parts in [*found, *held_out]]
-    return fingerprint(_name(config), made_from, sets, features)
+    return fingerprint(_name(config), VERSION, made_from, sets, features)
 
 
 def _file(name: str, shard: ShardId) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from filters.near_pairs import Vectors
 from filters.pixels import RGB
 from filters.vectors import vectors
 from pipelines.dedupes.compact import from_hex, numbers, spacious
-from pipelines.dedupes.looks import LOOK, MINHASH, SIDE, VERSION
+from pipelines.dedupes.looks import LOOK, LOOKS, MINHASH, SIDE, VERSION
 from pipelines.store.embeddings import embedding_width, read_embeddings
 from pipelines.store.root import Root, ShardId
 from pipelines.store.shards import load_successes
@@ -31,6 +31,7 @@ _COLUMNS = [
     "uid", "source", "url", "sha256", "pixel_hash", "phash", "original_width", "original_height", "shard", "offset",
     "size", "attempt",
 ]  # fmt: skip
+_SEEN = ["uid", "key", "aspect", "phash", "damage"]
 _READERS = 8
 _LENGTH = 0.01  # of an embedding that is rounded to half precision, away from 1
 
@@ -40,7 +41,8 @@ class Facts:
     """Pictures of all shards, in order of shard and row; those of shard s are rows start[s] to start[s + 1].
 
     `table` has uid, sha256 and pixel_hash as 16 bytes, source and shard as dictionaries, url as a number, and as they
-    are phash, original_width, original_height, offset, size, `key` (see `looks`), and `score` if there are features.
+    are phash, original_width, original_height, offset, size, `key` and `aspect` (see `looks`), `readable` (whether
+    the stored picture can be decoded), and `score` if there are features. `damage` says why others cannot.
     `looks` uint8 [N, 16, 16, 3], `captions` uint32 [N, 128], `vectors` float16 [N, D] or None.
     """
 
@@ -49,6 +51,7 @@ class Facts:
     looks: RGB
     captions: Signatures
     vectors: Vectors | None
+    damage: tuple[str, ...] = ()
 
 
 def load_facts(root: Root, shards: Sequence[ShardId], features: str | None, *, embed: bool) -> Facts:
@@ -68,11 +71,27 @@ def load_facts(root: Root, shards: Sequence[ShardId], features: str | None, *, e
             spacious((size, PERMUTATIONS), np.uint32),
             spacious((size, embedding_width(root, features)), np.float16) if embed and features else None,
         )
-        keys = list(pool.map(lambda number: _fill(root, shards[number], found, number), range(len(shards))))
+        seen = list(pool.map(lambda number: _fill(root, shards[number], found, number), range(len(shards))))
         if found.vectors is not None:
             list(pool.map(lambda n: _embed(root, shards[n], features or "", found, n), range(len(shards))))
-    key = pa.array(np.concatenate([np.empty(0, np.uint64), *keys]))
-    return Facts(table.append_column("key", key), start, found.looks, found.captions, found.vectors)
+    looks = pa.concat_tables([LOOKS.arrow.empty_table().select(_SEEN), *seen]).combine_chunks()
+    place = table.column_names.index("phash")
+    table = table.set_column(place, "phash", pc.coalesce(looks["phash"], table["phash"]))
+    columns = {"key": looks["key"], "aspect": looks["aspect"], "readable": looks["damage"].is_null()}
+    for name, column in columns.items():
+        table = table.append_column(name, column)
+    return Facts(table, start, found.looks, found.captions, found.vectors, _damage(shards, start, looks))
+
+
+def _damage(shards: Sequence[ShardId], start: npt.NDArray[np.int64], looks: pa.Table) -> tuple[str, ...]:
+    """Where the pictures are that cannot be decoded, and why, each in one line."""
+    rows = np.flatnonzero(np.array(looks["damage"].is_valid(), np.bool_))
+    found = looks.select(["uid", "damage"]).take(pa.array(rows)).to_pylist()
+    numbers = np.searchsorted(start, rows, "right") - 1
+    return tuple(
+        f"{shards[number]}: uid {row['uid']}: {row['damage']}"
+        for number, row in zip(numbers.tolist(), found, strict=True)
+    )
 
 
 def _rows(root: Root, shard: ShardId, features: str | None) -> pa.Table:
@@ -106,8 +125,8 @@ def _scores(root: Root, features: str, shard: ShardId, table: pa.Table) -> pa.Ar
     return pc.if_else(pc.is_finite(score), score, None).cast(pa.float32())
 
 
-def _fill(root: Root, shard: ShardId, facts: Facts, number: int) -> npt.NDArray[np.uint64]:
-    """Put the looks of one shard where they belong; returns their keys."""
+def _fill(root: Root, shard: ShardId, facts: Facts, number: int) -> pa.Table:
+    """Put the looks of one shard where they belong; returns the columns of them that the table gets."""
     rows = slice(int(facts.start[number]), int(facts.start[number + 1]))
     parts = ("looks", VERSION, shard.source, f"{shard.number}.parquet")
     table = root.read_table(*parts)
@@ -116,7 +135,7 @@ def _fill(root: Root, shard: ShardId, facts: Facts, number: int) -> npt.NDArray[
         raise ShardError(f"{root.path(*parts)}: was made from another version of its shard; delete it and run again")
     facts.looks[rows] = numbers(table["look"], LOOK).reshape(-1, SIDE, SIDE, 3)
     facts.captions[rows] = numbers(table["minhash"], MINHASH).view("<u4")
-    return np.array(table["key"], np.uint64)
+    return table.select(_SEEN)
 
 
 def _embed(root: Root, shard: ShardId, features: str, facts: Facts, number: int) -> None:

@@ -1,7 +1,8 @@
 """Evaluation sets as pictures to compare with: their hashes, thumbnails and embeddings.
 
-eval_looks/<version>/<set>/00000.parquet holds a thousand pictures; set.json, written last, says what they were made
-from.
+A picture that is not square is there in each view that a shard may store of it (`filters.views`), since the mode of
+a shard may be unknown. eval_looks/<version>/<set>/00000.parquet holds a thousand pictures; set.json, written last,
+says what they were made from.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from evaluation.pictures import eval_files, eval_pictures, eval_sets
 from filters.errors import ConfigError, InputError, ShardError
 from filters.near import THUMB, thumbnail
 from filters.near_pairs import Pictures, Vectors
-from filters.pixels import RGB, DecodeError, decode
+from filters.pixels import RGB, DecodeError, decode, phash
 from filters.stored import Recipe, store
+from filters.views import is_square, square_views
 from pipelines.dedupes.compact import from_hex, numbers
 from pipelines.dedupes.facts import unit_vectors
 from pipelines.dedupes.looks import MAX_PIXELS, key_of, squeezed
@@ -31,20 +33,23 @@ from pipelines.store.schema import Column, Schema, eval_column
 
 PICTURE = THUMB * THUMB * 3
 _RECIPE = Recipe(placeholder_hashes=())
-VERSION = fingerprint("eval_looks", 1, THUMB, asdict(_RECIPE))
+VERSION = fingerprint("eval_looks", 2, THUMB, asdict(_RECIPE))
 _PART = 1000
+WHOLE = "whole"
 
 EVAL_LOOKS = Schema(
     "eval_looks",
     (
         Column("item", pa.string(), "name of the evaluation picture in its set"),
-        Column("sha256", pa.string(), "SHA-256 of its bytes, hex"),
-        Column("pixel_hash", pa.string(), "128-bit hash of size and decoded RGB pixels, hex"),
-        Column("phash", pa.uint64(), "64-bit DCT perceptual hash"),
+        Column("view", pa.string(), "whole, or the resize mode that stores the picture so: center_crop or border"),
+        Column("sha256", pa.string(), "SHA-256 of its bytes, hex; null but for the whole"),
+        Column("pixel_hash", pa.string(), "128-bit hash of size and decoded RGB pixels, hex; null but for the whole"),
+        Column("phash", pa.uint64(), "64-bit DCT perceptual hash of the view"),
+        Column("aspect", pa.float64(), "width/height of the view"),
         Column("original_width", pa.int32(), "width in pixels"),
         Column("original_height", pa.int32(), "height in pixels"),
-        Column("key", pa.uint64(), "hash of the picture as a download would store it, and of its size"),
-        Column("thumb", pa.binary(PICTURE), "the stored picture squeezed to 64 × 64 pixels, RGB"),
+        Column("key", pa.uint64(), "hash of the view as a download would store it, and of the picture's size"),
+        Column("thumb", pa.binary(PICTURE), "the view squeezed to 64 × 64 pixels, RGB"),
     ),
 )
 
@@ -86,7 +91,7 @@ def load_evaluation(
             looks.append(squeezed(thumbs))
             parts.append(_facts(table, name, number))
     table = pa.concat_tables(parts)
-    say(f"dedupe: {table.num_rows} evaluation pictures in {len(marks)} sets")
+    say(f"dedupe: {pa.compute.sum(table['whole']).as_py() or 0} evaluation pictures in {len(marks)} sets")
     vectors, rows = _embeddings(root, embedded, list(marks), table)
     return Pictures(table, np.concatenate(looks).__getitem__, vectors, rows)
 
@@ -116,7 +121,7 @@ def _make(root: Root, tasks: str, name: str, mark: str, threads: int) -> int:
         while part := list(islice(pictures, _PART)):
             # What a killed run has done.
             if root.parquet_metadata(*folder, _file(parts)).get(KEY) != mark:
-                rows = list(pool.map(partial(_row, f"{tasks}/{name}"), part))
+                rows = [row for rows in pool.map(partial(_rows, f"{tasks}/{name}"), part) for row in rows]
                 table = EVAL_LOOKS.conform(pa.Table.from_pylist(rows, EVAL_LOOKS.arrow))
                 root.write_table(table, *folder, _file(parts), metadata={KEY: mark})
             parts += 1
@@ -124,24 +129,41 @@ def _make(root: Root, tasks: str, name: str, mark: str, threads: int) -> int:
     return parts
 
 
-def _row(where: str, picture: tuple[str, bytes]) -> dict[str, Any]:
-    """The facts about an evaluation picture and its thumbnail, as a download by default makes them."""
+def _rows(where: str, picture: tuple[str, bytes]) -> list[dict[str, Any]]:
+    """The views of an evaluation picture, the whole first, with the facts that a download by default finds."""
     item, data = picture
     try:
         stored = store(data, _RECIPE)
-        thumb = thumbnail(decode(stored.image, max_pixels=MAX_PIXELS).rgb)
+        small = decode(stored.image, max_pixels=MAX_PIXELS).rgb
+        width, height = stored.original_width, stored.original_height
+        # Most of a long picture's pixels are lost where all of it is shrunk: its middle is taken from the whole.
+        large = small if is_square((height, width)) else decode(data, max_pixels=MAX_PIXELS).rgb
     except DecodeError as error:
         raise InputError(f"{where}: {item}: {error}; replace the picture or take it out") from error
-    names = ("sha256", "pixel_hash", "phash", "original_width", "original_height")
-    key = key_of(stored.image, stored.original_width, stored.original_height)
-    return {"item": item, "key": key, "thumb": thumb.tobytes(), **{name: getattr(stored, name) for name in names}}
+    about = {"item": item, "original_width": width, "original_height": height}
+    whole = {
+        "view": WHOLE,
+        "sha256": stored.sha256,
+        "pixel_hash": stored.pixel_hash,
+        "phash": stored.phash,
+        "aspect": width / height,
+        "key": key_of(stored.image, width, height),
+        "thumb": thumbnail(small).tobytes(),
+    }
+    rows = [about | whole]
+    for view, rgb in square_views(large, small).items():
+        thumb = thumbnail(rgb).tobytes()
+        key = key_of(thumb, width, height)
+        rows.append({**about, "view": view, "phash": phash(rgb), "aspect": 1.0, "key": key, "thumb": thumb})
+    return rows
 
 
 def _facts(table: pa.Table, name: str, number: int) -> pa.Table:
     """The columns of one part that are held in memory, and where its thumbnails are."""
     columns = {c: from_hex(table[c], f"eval_looks/{VERSION}/{name}") for c in ("sha256", "pixel_hash")}
-    for column in ("phash", "original_width", "original_height", "key"):
+    for column in ("phash", "aspect", "original_width", "original_height", "key"):
         columns[column] = table[column].combine_chunks()
+    columns["whole"] = pa.compute.equal(table["view"], WHOLE).combine_chunks()
     columns["eval_set"] = pa.repeat(pa.scalar(name), len(table))
     columns["eval_item"] = table["item"].combine_chunks()
     columns["part"] = pa.repeat(pa.scalar(number, pa.int64()), len(table))
@@ -152,13 +174,13 @@ def _facts(table: pa.Table, name: str, number: int) -> pa.Table:
 def _embeddings(
     root: Root, wanted: tuple[str, int] | None, names: list[str], table: pa.Table
 ) -> tuple[Vectors | None, pa.Array]:
-    """Embeddings of the sets that have them, float16 [M, D], and the rows of `table` that they are of."""
+    """Embeddings of the sets that have them, float16 [M, D], and the rows (whole pictures) that they are of."""
     if wanted is None:
         return None, None
     features, width = wanted
     found, rows = [], []
     for name in names:
-        own = np.flatnonzero(np.array(pa.compute.equal(table["eval_set"], name)))
+        own = np.flatnonzero(np.array(pa.compute.and_(pa.compute.equal(table["eval_set"], name), table["whole"])))
         parts = ("eval_features", features, f"{name}.parquet")
         if not root.exists(*parts):
             say(f"dedupe: no embeddings of the evaluation set {name}: only its bytes and pixels are compared; "

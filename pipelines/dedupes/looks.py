@@ -5,16 +5,19 @@ looks/<version>/<source>/00000.parquet, made by `run_stage` as any sidecar is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
 from filters.caption_groups import PERMUTATIONS, caption_signatures
 from filters.errors import ShardError
 from filters.near import THUMB, thumbnail
-from filters.pixels import RGB, DecodeError, decode
+from filters.pixels import RGB, DecodeError, decode, phash
+from filters.views import shown_aspect
 from pipelines.job import Account
 from pipelines.sidecars import Sidecar, Signal, run_stage
 from pipelines.store.fingerprint import fingerprint
@@ -27,18 +30,23 @@ LOOK = SIDE * SIDE * 3
 MINHASH = 4 * PERMUTATIONS
 MAX_PIXELS = 50_000_000
 _FEW = 4  # shards that are done in this process, since workers take longer to start
-VERSION = fingerprint("looks", 1, THUMB, SIDE)
+VERSION = fingerprint("looks", 2, THUMB, SIDE)
 
 LOOKS = Schema(
     "looks",
     (
         Column("uid", pa.string(), "identity of the sample"),
         Column("key", pa.uint64(), "hash of the stored picture's bytes and its original size: what a distance is of"),
+        Column("aspect", pa.float64(), "width/height of what it shows; null for a square of what was not square"),
+        Column("phash", pa.uint64(), "perceptual hash of such a square, since that of its row may be of the whole"),
+        Column("damage", pa.string(), "why the stored picture cannot be decoded; null where it can"),
         Column("look", pa.binary(LOOK), "the picture squeezed to 16 × 16 pixels, RGB"),
         Column("minhash", pa.binary(MINHASH), "MinHash of `caption`, 128 numbers of 32 bits; all ones without one"),
     ),
 )
 _COLUMNS = ["uid", "caption", "source", "shard", "offset", "size", "original_width", "original_height"]
+# Metadata of looks with damaged pictures.
+_DAMAGED = "headwater.damaged"
 
 
 def make_looks(root: Root, shards: Sequence[ShardId], *, cpus: float, local: bool) -> Account:
@@ -58,9 +66,23 @@ def make_looks(root: Root, shards: Sequence[ShardId], *, cpus: float, local: boo
     return account
 
 
+def forget(root: Root, shards: Iterable[ShardId]) -> None:
+    """Let the looks of `shards` be made anew."""
+    for shard in shards:
+        root.remove("looks", VERSION, shard.source, f"{shard.number}.parquet")
+
+
+class _Looks(Sidecar):
+    """Looks with damaged pictures are never done: a tar that was mended may have the parquet that it had."""
+
+    def is_done(self, shard: ShardId) -> bool:
+        found = self.root.parquet_metadata(*self.folder, shard.source, f"{shard.number}.parquet")
+        return super().is_done(shard) and _DAMAGED not in found
+
+
 def sidecar(root: Root) -> Sidecar:
     """Where looks lie and how finished ones are recognised."""
-    return Sidecar("dedupe", root, ("looks", VERSION), VERSION, _load)
+    return _Looks("dedupe", root, ("looks", VERSION), VERSION, _load)
 
 
 def _load(root: Root, shard: ShardId) -> pa.Table:
@@ -74,26 +96,40 @@ def _make() -> Signal:
 
 
 def looks(pictures: pa.Table) -> pa.Table:
-    """The looks of rows with their stored pictures; ShardError naming a picture that cannot be decoded."""
-    keys, thumbs = [], np.empty((len(pictures), THUMB, THUMB, 3), np.uint8)
+    """The looks of rows with their stored pictures; of one that cannot be decoded zeros, and why."""
+    rows, thumbs = [], np.zeros((len(pictures), THUMB, THUMB, 3), np.uint8)
     for number, row in enumerate(pictures.drop_columns(["caption"]).to_pylist()):
         try:
-            thumbs[number] = thumbnail(decode(row["image"], max_pixels=MAX_PIXELS).rgb)
+            rgb = decode(row["image"], max_pixels=MAX_PIXELS).rgb
         except DecodeError as error:
-            where = f"{row['source']}/{row['shard']}: uid {row['uid']}"
-            raise ShardError(
-                f"{where}: the stored picture is damaged ({error}); download or adopt its shard again"
-            ) from error
-        keys.append(key_of(row["image"], row["original_width"], row["original_height"]))
-    hashes = caption_signatures(pictures["caption"]).astype("<u4")
-    small = squeezed(thumbs).reshape(-1, LOOK)
-    columns = [
-        pictures["uid"].combine_chunks(),
-        pa.array(keys, pa.uint64()),
-        pa.FixedSizeBinaryArray.from_buffers(pa.binary(LOOK), len(small), [None, pa.py_buffer(small.tobytes())]),
-        pa.FixedSizeBinaryArray.from_buffers(pa.binary(MINHASH), len(hashes), [None, pa.py_buffer(hashes.tobytes())]),
-    ]
-    return LOOKS.conform(pa.table(columns, names=LOOKS.names))
+            rows.append({"uid": row["uid"], "key": 0, "damage": str(error)})
+            continue
+        thumbs[number] = thumbnail(rgb)
+        rows.append(_row(row, rgb))
+    table = pa.Table.from_pylist(rows, pa.schema([LOOKS.arrow.field(name) for name in LOOKS.names[:-2]]))
+    table = table.append_column("look", _packed(squeezed(thumbs), LOOK))
+    table = table.append_column("minhash", _packed(caption_signatures(pictures["caption"]).astype("<u4"), MINHASH))
+    table = LOOKS.conform(table)
+    if table["damage"].null_count < len(table):
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), _DAMAGED: "1"})
+    return table
+
+
+def _row(row: dict[str, Any], rgb: RGB) -> dict[str, Any]:
+    """What is kept of a picture besides its pixels."""
+    width, height, stored = row["original_width"], row["original_height"], (rgb.shape[0], rgb.shape[1])
+    aspect = shown_aspect(stored, (height, width) if height and width else stored)
+    return {
+        "uid": row["uid"],
+        "key": key_of(row["image"], width, height),
+        "aspect": aspect,
+        "phash": phash(rgb) if aspect is None else None,
+    }
+
+
+def _packed(values: npt.NDArray[np.generic], width: int) -> pa.FixedSizeBinaryArray:
+    """Rows of `width` bytes as a column."""
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(values), [None, pa.py_buffer(values.tobytes())])
 
 
 def squeezed(thumbs: RGB) -> RGB:

@@ -7,7 +7,7 @@ kept holds for any run, order, priority and root. A killed run has lost the bloc
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +25,7 @@ from pipelines.dedupes.looks import MAX_PIXELS
 from pipelines.engine import Work, map_shards
 from pipelines.job import say
 from pipelines.store.fingerprint import fingerprint
-from pipelines.store.root import Root
+from pipelines.store.root import Root, ShardId
 from pipelines.store.schema import Column, Schema
 from pipelines.store.shards import read_images
 
@@ -42,6 +42,15 @@ PAIRS = Schema(
         Column("distance", pa.float32(), "distance of the aligned pictures, 0 to 1"),
     ),
 )
+
+
+class DamagedError(ShardError):
+    """Pictures of `shards` cannot be decoded, although their looks say nothing of it."""
+
+    def __init__(self, shards: Iterable[ShardId]) -> None:
+        self.shards = frozenset(shards)
+        names = ", ".join(sorted(map(str, self.shards)))
+        super().__init__(f"{names}: stored pictures have been damaged meanwhile; run again")
 
 
 class Block(NamedTuple):
@@ -67,7 +76,10 @@ class Verifier:
         self.known, self.verified = len(self.kept), 0
 
     def __call__(self, one: Pictures, rows: Indices, other: Pictures, others: Indices) -> Floats:
-        """The distance float32 [P] of rows[p] of `one` and others[p] of `other`."""
+        """The distance float32 [P] of rows[p] of `one` and others[p] of `other`.
+
+        DamagedError where a picture cannot be decoded, after all others have been compared.
+        """
         wanted = _named(_keys(one, rows), _keys(other, others))
         place = pc.index_in(wanted, value_set=_named(self.kept["first"], self.kept["second"]))
         unseen = np.flatnonzero(np.array(place.is_null(), np.bool_))
@@ -88,13 +100,16 @@ class Verifier:
         blocks = [_block(one, rows[part], other, others[part]) for part in parts]
         say(f"dedupe: comparing {len(rows):,} pairs of pictures")
         local = self.local or len(blocks) <= _FEW
-        done = 0
+        done, damaged = 0, set[ShardId]()
         for block, result in map_shards(blocks, _Verifying(self.root), cpus=self.cpus, local=local):
             if "error" in result:
                 raise ShardError(f"pairs of pictures cannot be compared: {result['error']}")
+            damaged.update(ShardId(*shard) for shard in result["damaged"])
             done += len(block.pairs)
             if len(blocks) > 1:
                 say(f"dedupe: {done:,} of {len(rows):,} pairs compared")
+        if damaged:
+            raise DamagedError(damaged)
         self.verified += len(rows)
         names = [f"{block.name()}.parquet" for block in blocks]
         found = [self.root.read_table("pairs", VERSION, name) for name in names]
@@ -175,8 +190,10 @@ class _Verifying:
         return self.work
 
     def work(self, block: Block) -> dict[str, Any]:
-        """Publish the distances of one block."""
-        thumbs = _thumbs(self.root, block.pictures)
+        """Publish the distances of one block, unless there are `damaged` shards."""
+        thumbs, damaged = _thumbs(self.root, block.pictures)
+        if damaged:
+            return {"rows": 0, "counts": {}, "damaged": damaged}
         a, b, detail = (np.array(block.pairs[name], np.int64) for name in ("a", "b", "detail"))
         distance = np.concatenate(
             [
@@ -188,27 +205,24 @@ class _Verifying:
         )
         table = block.pairs.select(["first", "second"]).append_column("distance", pa.array(distance, pa.float32()))
         self.root.write_table(PAIRS.conform(table), "pairs", VERSION, f"{block.name()}.parquet")
-        return {"rows": len(a), "counts": {}}
+        return {"rows": len(a), "counts": {}, "damaged": []}
 
 
-def _thumbs(root: Root, pictures: pa.Table) -> RGB:
-    """Thumbnails uint8 [n, 64, 64, 3] of `pictures`, in their order."""
+def _thumbs(root: Root, pictures: pa.Table) -> tuple[RGB, list[tuple[str, str]]]:
+    """Thumbnails uint8 [n, 64, 64, 3] of `pictures`, in their order, and the shards of those that are damaged."""
     out = np.empty((len(pictures), THUMB, THUMB, 3), np.uint8)
     held = np.array(pictures["held_out"], np.bool_)
-    stored = np.flatnonzero(~held)
+    stored, damaged = np.flatnonzero(~held), set()
     table = pictures.take(pa.array(stored))
     for row, data in zip(stored.tolist(), read_images(root, table), strict=True):
         try:
             out[row] = thumbnail(decode(data, max_pixels=MAX_PIXELS).rgb)
-        except DecodeError as error:
-            where = f"{pictures['source'][row]}/{pictures['shard'][row]}"
-            raise ShardError(
-                f"{where}: a stored picture is damaged ({error}); download or adopt its shard again"
-            ) from error
+        except DecodeError:
+            damaged.add((pictures["source"][row].as_py(), pictures["shard"][row].as_py()))
     parts: dict[tuple[str, int], list[int]] = {}
     for row in np.flatnonzero(held).tolist():
         parts.setdefault((pictures["source"][row].as_py(), int(pictures["shard"][row].as_py())), []).append(row)
     for (name, number), rows in parts.items():
         places: Sequence[int] = pictures["offset"].take(pa.array(rows)).to_pylist()
         out[rows] = held_out.thumbs(root, name, number, list(places))
-    return out
+    return out, sorted(damaged)

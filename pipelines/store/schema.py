@@ -146,7 +146,12 @@ SHARD = Schema(
         ("attempt", pa.int32(), "0 for the first download of this uid, one more for each retry"),
         ("mime", pa.string(), "type of the downloaded picture by its own bytes"),
         ("phash", pa.uint64(), "64-bit DCT perceptual hash of the decoded picture"),
-        ("pixel_hash", pa.string(), "128-bit hash of size and decoded RGB pixels, hex"),
+        (
+            "pixel_hash",
+            pa.string(),
+            "128-bit hash of size and decoded RGB pixels, hex; a JPEG that was shrunk to be stored was decoded at a "
+            "reduced scale (unless `exact_decode`), so equal pixels of another format or image size hash otherwise",
+        ),
         ("frames", pa.int32(), "frames of the downloaded picture, of which the first is stored; null if unknown"),
         ("original_bytes", pa.int64(), "length of the downloaded picture in bytes; null if unknown"),
         ("entropy", pa.float32(), "Shannon entropy of the stored picture's grey levels in bits, 0 to 8"),

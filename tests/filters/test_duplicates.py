@@ -100,6 +100,28 @@ def test_order_of_rows_changes_nothing(pool: Rows, seed: int) -> None:
     assert shuffled.sort_by("uid").equals(straight.sort_by("uid"))
 
 
+@pytest.mark.parametrize("all_of_them", [False, True])
+def test_pictures_without_a_thumbnail_have_their_exact_kinds_alone(pool: Rows, all_of_them: bool) -> None:
+    lost = {values["uid"] for values, _ in pool} if all_of_them else {"b-same-bytes", "half", "flag1"}
+
+    def found(rows: Rows) -> dict[str, dict[str, object]]:
+        given = pictures(rows)
+        readable = pa.array([uid not in lost for uid in given.table["uid"].to_pylist()])
+        table = given.table.append_column("readable", readable)
+        evaluation = as_evaluation(pictures([row("item", "", near_copy(flag(1), 0.8, 0, 90)), pool[0]]), "held-out")
+        return by_uid(verdicts(Pictures(table, given.thumbs), priority=PRIORITY, evaluation=evaluation))
+
+    first = found(pool)
+    kinds = {uid: (r["kind"], r["duplicate_of"]) for uid, r in first.items() if r["kind"]}
+    survivor = "b-same-bytes" if all_of_them else "a-same-bytes"
+    exact = {uid: ("exact_bytes", survivor) for uid in ("clock2", "a-same-bytes", "b-same-bytes") if uid != survivor}
+    near = {} if all_of_them else dict.fromkeys(("flag3", "cropped"), ("near", "double"))
+    assert kinds == {**exact, "same-pixels": ("exact_pixels", survivor), **near}
+    hits = {uid: r["eval_kind"] for uid, r in first.items() if r["eval_set"]}
+    assert hits == {"clock0": "exact_bytes"}
+    assert found(pool[::-1]) == first
+
+
 def test_evaluation_sets(pool: Rows) -> None:
     held_out = [
         row("item-bytes", "", jpeg(clock(2))),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from filters.groups import components, heads_of, is_repeat, keys_of, row_hashes, stars, survivor_order, unique_pairs
@@ -28,6 +29,10 @@ def test_survivor_order() -> None:
     assert names(["photos", "web"], with_score=False) == "cdghefab"
     # Sources that are not named tie: the size decides, then the score, then the uid.
     assert names([]) == "cbgdaehf"
+    # What cannot be read comes last, in the same order.
+    unreadable = pa.array([uid in "cgf" for uid in table["uid"].to_pylist()])
+    table = table.append_column("readable", pc.invert(unreadable))
+    assert names(["photos", "web"]) == "dhebacgf"
 
 
 def test_keys_of_values_that_are_there_once_or_null_are_minus_one() -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from filters.stored import Recipe, store
+from filters.stored import Recipe, facts, store
 from pipelines.store.root import Root, ShardId
 from pipelines.store.schema import features
 from pipelines.store.shards import Sample, key_of, write_shard
@@ -29,13 +29,25 @@ def uid_of(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
-def add_shard(root: Root, source: str, number: int, given: Sequence[Given], **columns: Any) -> ShardId:
-    """Write one shard of `given` pictures; `columns` hold for all rows."""
+def add_shard(
+    root: Root,
+    source: str,
+    number: int,
+    given: Sequence[Given],
+    *,
+    recipe: Recipe | None = None,
+    nothing_known: bool = False,
+    **columns: Any,
+) -> ShardId:
+    """Write one shard of `given` pictures; `columns` hold for all rows.
+
+    With `nothing_known` it is like an adopted one, beside whose pictures nothing was recorded of the originals.
+    """
     shard = ShardId(source, f"{number:05d}")
-    recipe = Recipe()
     samples = []
     for index, picture in enumerate(given):
-        stored = store(picture.data, recipe)
+        stored = store(picture.data, recipe or Recipe())
+        known = facts(stored.image, 10**7) if nothing_known else stored
         row = {
             "uid": uid_of(picture.name),
             "source": source,
@@ -44,7 +56,7 @@ def add_shard(root: Root, source: str, number: int, given: Sequence[Given], **co
             "key": key_of(shard, index, 10_000),
             "reason": "ok",
             "attempt": 0,
-            **{name: getattr(stored, name) for name in stored.__slots__ if name != "image"},
+            **{name: getattr(known, name) for name in known.__slots__ if name != "image"},
             **columns,
         }
         samples.append(Sample(row, stored.image))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from evaluation.tasks import Task, write_task
 from filters.errors import ConfigError, HeadwaterError, InputError, ShardError
@@ -105,6 +107,22 @@ def test_verdicts_and_counts_by_source_and_set(tmp_path: Path, capsys: pytest.Ca
     assert rows[uid_of("same")]["caption_of"] is None
     table = root.read_table("verdicts", summary["verdicts"], "web", "00000.parquet")
     assert verdicts(["Tar-Set", "folder"]).conform(table).equals(table)
+
+
+def test_a_large_jpeg_and_a_png_of_its_pixels_are_near(tmp_path: Path) -> None:
+    whole = jpeg(clock(2).resize((1600, 1250), Image.Resampling.BICUBIC))
+    out = io.BytesIO()
+    Image.open(io.BytesIO(whole)).save(out, "PNG")
+    root = Root(str(tmp_path))
+    add_shard(root, "web", 0, [Given("jpeg", whole), Given("other", jpeg(clock(5)))])
+    add_shard(root, "photos", 0, [Given("png", out.getvalue())])
+    found = dedupe.run(settings(root))
+    # The JPEG was decoded at a reduced scale: see `filters.stored.store`.
+    hashes = [root.read_table("shards", s, "00000.parquet")["pixel_hash"][0] for s in ("web", "photos")]
+    assert hashes[0] != hashes[1]
+    row = rows_of(root, found["verdicts"])[uid_of("jpeg")]
+    assert (row["kind"], row["duplicate_of"]) == ("near", uid_of("png"))
+    assert found["counts"] == {"near": 1, "unique": 2}
 
 
 def test_the_second_run_says_the_same_and_writes_nothing(tmp_path: Path) -> None:
