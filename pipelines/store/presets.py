@@ -157,11 +157,19 @@ PRESETS = (
     ),
     Preset(
         "not_blank",
-        "s, entropy := 0.1, contrast := 0.01",
-        _sure("s.entropy >= entropy AND s.contrast >= contrast"),
+        "s, entropy := 1.5, contrast := 0.003",
+        _sure("s.entropy >= entropy OR s.contrast >= contrast"),
         ("entropy", "contrast"),
-        "a picture whose grey levels have at least `entropy` bits and a standard deviation of at least `contrast`: "
-        "one colour with a little noise has less, a thin drawing on white more",
+        "a picture whose grey levels have at least `entropy` bits or a standard deviation of at least `contrast`: "
+        "one colour with the noise of a JPEG has neither, ten black pixels in a million white ones are enough",
+        "Headwater; no published threshold",
+    ),
+    Preset(
+        "not_low_entropy",
+        "s, entropy := 3.0",
+        _sure("s.entropy >= entropy"),
+        ("entropy",),
+        "a picture whose grey levels have at least `entropy` bits: flat drawings and most placeholders have less",
         "Headwater; no published threshold",
     ),
     Preset(

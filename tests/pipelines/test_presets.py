@@ -121,9 +121,15 @@ def kept(scores: Sequence[float | None], call: str, sources: str | None = None) 
         ("not_elongated", {"original_width": None}, False),
         ("not_blank", {}, True),
         ("not_blank", {"entropy": 0.0, "contrast": 0.0}, False),
-        ("not_blank", {"entropy": 0.09}, False),
-        ("not_blank", {"contrast": 0.009}, False),
-        ("not_blank", {"entropy": None}, False),
+        ("not_blank", {"entropy": 1.5, "contrast": 0.0029}, True),
+        ("not_blank", {"entropy": 1.49, "contrast": 0.0029}, False),
+        ("not_blank", {"entropy": 0.0, "contrast": 0.003}, True),
+        ("not_blank", {"entropy": None, "contrast": 0.2}, True),
+        ("not_blank", {"entropy": None, "contrast": 0.0}, False),
+        ("not_blank", {"entropy": None, "contrast": None}, False),
+        ("not_low_entropy", {"entropy": 3.0}, True),
+        ("not_low_entropy", {"entropy": 2.99}, False),
+        ("not_low_entropy", {"entropy": None}, False),
         ("not_animated", {}, True),
         ("not_animated", {"frames": 2}, False),
         ("not_animated", {"frames": None}, True),
@@ -235,8 +241,8 @@ ROW = st.fixed_dictionaries(
 CALLS = [
     "laion400m(samples)", "laion2b(samples)", "datacomp_basic(samples)", "text_based(samples)",
     "image_based(samples)", "clip_top(samples, 0.3)", "clip_top_in_source(samples, 0.3)", "image_and_clip(samples)",
-    "large_enough(samples)", "not_elongated(samples)", "not_blank(samples)", "not_animated(samples)",
-    "keep(uid_lo, 1, 0.5)",
+    "large_enough(samples)", "not_elongated(samples)", "not_blank(samples)", "not_low_entropy(samples)",
+    "not_animated(samples)", "keep(uid_lo, 1, 0.5)",
 ]  # fmt: skip
 
 
