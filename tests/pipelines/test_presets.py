@@ -258,8 +258,26 @@ def test_a_preset_is_true_or_false_for_each_row(rows: list[dict[str, Any]]) -> N
     assert answers(con, "image_and_clip(samples)") == both.tolist()
 
 
+PROBABILITIES = ["metaclip_probability(entries, {t})", "metaclip_probability(entries, {t}, draws := 'best')"]
+SIZE = 4
+LISTS = st.lists(st.one_of(st.none(), st.lists(st.integers(0, SIZE - 1), max_size=SIZE, unique=True)), max_size=12)
+
+
+@hypothesis_settings(max_examples=30, deadline=None)
+@given(LISTS, st.floats(2**-10, 2**20), st.booleans())
+def test_a_probability_is_from_0_to_1_for_each_row(lists: list[list[int] | None], t: float, listed: bool) -> None:
+    """Without an entry it is 0, of several never less by all draws than by the best; also where no list is known."""
+    counts = entry_counts(pa.array(lists, pa.list_(pa.int32())), SIZE).tolist()
+    con = catalog([{"entries": found} for found in lists], counts if listed else None)
+    each, best = (np.array(answers(con, call.format(t=f"'{t!r}'::DOUBLE")), np.float64) for call in PROBABILITIES)
+    assert len(each) == len(best) == len(lists)
+    assert ((best >= 0) & (best <= each + 1e-12) & (each <= 1)).all()
+    some = np.array([bool(found) and listed for found in lists], np.bool_)
+    assert ((best > 0) == some).all()
+
+
 def test_every_preset_is_tried_above() -> None:
-    tried = {call.split("(")[0] for call in CALLS} | {"metaclip_probability"}
+    tried = {call.split("(")[0] for call in [*CALLS, *PROBABILITIES]}
     assert tried == {preset.name for preset in PRESETS}
 
 
@@ -317,6 +335,21 @@ def test_metaclip_probability_is_the_filters(t: float, draws: Any) -> None:
     expected = keep_probability(matches, counts, t, draws).fill_null(0.0)
     found = answers(con, f"metaclip_probability(entries, {t}, draws := '{draws}')")
     assert np.allclose(found, expected.to_numpy())
+
+
+@pytest.mark.parametrize(
+    ("entries", "t", "draws", "expected"),
+    # Of these entries 10, 40 and 0 captions hold one.
+    [
+        ([0], 20, "each", 1.0), ([1], 20, "each", 0.5), ([0, 1], 20, "each", 1.0), ([0], 10, "each", 1.0),
+        ([0], 5, "each", 0.5), ([1], 5, "each", 0.125), ([0, 1], 5, "each", 0.5625), ([0, 1], 5, "best", 0.5),
+        ([2], 5, "each", 1.0), ([], 5, "each", 0.0), (None, 5, "each", 0.0), (None, 5, "best", 0.0),
+        ([], 5, "best", 0.0),
+    ],
+)  # fmt: skip
+def test_truth_table_of_metaclip_probability(entries: Any, t: float, draws: str, expected: float) -> None:
+    con = catalog([{"entries": entries}], [10, 40, 0])
+    assert answers(con, f"metaclip_probability(entries, {t}, draws := '{draws}')") == pytest.approx([expected])
 
 
 def test_metaclip_probability_by_hand() -> None:
