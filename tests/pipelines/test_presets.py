@@ -21,7 +21,8 @@ from pipelines.store.presets import B32, L14, PRESETS, digest, macros, section
 
 COLUMNS = pa.schema([
     ("uid", pa.string()), ("uid_lo", pa.uint64()), ("source", pa.string()), ("clip_score", pa.float32()),
-    (B32, pa.float32()), (L14, pa.float32()), ("caption_words", pa.int32()), ("caption_chars", pa.int32()),
+    ("caption", pa.string()), (B32, pa.float32()), (L14, pa.float32()),
+    ("caption_words", pa.int32()), ("caption_chars", pa.int32()),
     ("language", pa.string()), ("text_based", pa.bool_()), ("image_based", pa.bool_()),
     ("entries", pa.list_(pa.int32())), ("original_bytes", pa.int64()), ("original_width", pa.int32()),
     ("original_height", pa.int32()), ("frames", pa.int32()), ("entropy", pa.float32()), ("contrast", pa.float32()),
@@ -29,7 +30,8 @@ COLUMNS = pa.schema([
 SCORES = ["clip_score", B32, L14]
 # A pair that is good enough for every preset of a row alone.
 GOOD = {
-    B32: 0.35, "caption_words": 4, "caption_chars": 20, "language": "en", "text_based": True, "image_based": True,
+    B32: 0.35, "caption": "a dog and cats", "caption_words": 4,
+    "caption_chars": 20, "language": "en", "text_based": True, "image_based": True,
     "original_bytes": 50_000, "original_width": 640, "original_height": 480, "frames": 1, "entropy": 6.0,
     "contrast": 0.2,
 }  # fmt: skip
@@ -75,6 +77,7 @@ def kept(scores: Sequence[float | None], call: str, sources: str | None = None) 
         ("laion2b", {}, True),
         ("laion2b", {B32: 0.28}, True),
         ("laion2b", {B32: 0.2799}, False),
+        ("laion2b", {B32: 0.27992}, True),  # 0.28003 as fp16
         ("laion2b", {B32: None}, False),
         ("laion2b", {"language": "de"}, False),
         ("laion2b", {"language": None}, False),
@@ -106,8 +109,12 @@ def kept(scores: Sequence[float | None], call: str, sources: str | None = None) 
         ("image_based", {"image_based": False}, False),
         ("image_based", {"image_based": None}, False),
         ("image_based", {"language": "de"}, False),
-        ("image_based", {"caption_words": 2}, True),
-        ("image_based", {"caption_words": 1}, False),
+        ("image_based", {"caption": "red foxes"}, True),
+        ("image_based", {"caption": " foxes\t\v\f\r\0"}, False),
+        ("image_based", {"caption": "foxes\n"}, True),
+        ("image_based", {"caption": "red\u00a0foxes"}, False),
+        ("image_based", {"caption": "red\0foxes"}, True),
+        ("image_based", {"caption": None}, False),
         ("image_based", {"caption_chars": 6}, True),
         ("image_based", {"caption_chars": 5}, False),
         ("image_based", {"original_width": 1, "text_based": False}, True),
@@ -178,6 +185,13 @@ def test_ties_and_quantiles_are_datacomps(
     assert kept(scores, f"clip_top_in_source(samples, {fraction})") == expected
 
 
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(-1, 1, width=32), max_size=40))
+def test_scores_are_rounded_as_numpy_rounds_to_fp16(scores: list[float]) -> None:
+    expected = np.array(scores, np.float32).astype(np.float16).astype(np.float64)
+    assert answers(catalog([{L14: score} for score in scores]), f"_half({L14})") == expected.tolist()
+
+
 def test_a_global_threshold_changes_the_ratio_and_one_in_the_source_does_not() -> None:
     scores, sources = [0.9, 0.8, 0.7, 0.6, 0.4, 0.3, 0.2, 0.1], "aaaabbbb"
     assert kept(scores, "clip_top(samples, 0.25)", sources) == [0.9, 0.8, 0.7]
@@ -224,6 +238,7 @@ ROW = st.fixed_dictionaries(
     {
         B32: st.one_of(st.none(), st.floats(-1, 1, width=32)),
         L14: st.one_of(st.none(), st.floats(-1, 1, width=32)),
+        "caption": st.one_of(st.none(), st.text(" a\n\0é", max_size=6)),
         "caption_words": st.one_of(st.none(), st.integers(0, 5)),
         "caption_chars": st.one_of(st.none(), st.integers(0, 9)),
         "language": st.sampled_from([None, "en", "de", ""]),
