@@ -70,16 +70,18 @@ PRESETS = (
         _sure(f"s.{B32} >= 0.3::FLOAT AND s.caption_chars >= 5 AND coalesce(s.original_bytes >= 5000, true)"),
         (B32, "caption_chars"),
         "cosine by ViT-B/32 of at least 0.3, a caption of at least 5 characters, and a picture of at least 5 KB "
-        "(5,000 bytes as downloaded, as its crawler counts; an unknown length counts as met). LAION's captions were "
-        "English before that: add `language = 'en'` for other sources",
+        "(5,000 bytes as downloaded, as its crawler counts; an unknown length counts as met). LAION-400M is "
+        "English by construction, and language is none of its published filters: add `language = 'en'` for other "
+        "sources",
         "LAION-400M (Schuhmann et al., 2021, arXiv 2111.02114)",
     ),
     Preset(
         "laion2b",
         "s",
-        _sure(f"s.{B32} >= 0.28::FLOAT AND s.language = 'en'"),
+        _sure(f"_half(s.{B32}) >= 0.28 AND s.language = 'en'"),
         (B32, "language"),
-        "an English caption, and a cosine by ViT-B/32 of at least 0.28; the language is by fastText, CLD3 there",
+        "an English caption, and a cosine by ViT-B/32 of at least 0.28, rounded to fp16 as DataComp's scores are; "
+        "the language is by fastText, CLD3 there",
         "LAION-2B-en of LAION-5B (Schuhmann et al., 2022, arXiv 2210.08402), as DataComp's baseline `laion2b` has it",
     ),
     Preset(
@@ -106,27 +108,27 @@ PRESETS = (
     Preset(
         "image_based",
         "s",
-        _sure("s.language = 'en' AND s.caption_words > 1 AND s.caption_chars > 5 AND s.image_based"),
-        ("language", *_CAPTION, "image_based"),
-        "an English caption of more than 1 word and more than 5 characters (words by white space here, by fastText's "
-        "tokenizer there), and a picture whose cluster is the nearest of some reference picture; DataComp's are "
-        "those of ImageNet-1k, by 100,000 clusters of L/14 embeddings",
+        _sure("s.language = 'en' AND _tokens(s.caption) > 1 AND s.caption_chars > 5 AND s.image_based"),
+        ("language", "caption_chars", "image_based"),
+        "an English caption of more than 1 word and more than 5 characters (words as fastText's tokenizer finds "
+        "them: between ASCII white space, each line break one more), and a picture whose cluster is the nearest of "
+        "some reference picture; DataComp's are those of ImageNet-1k, by 100,000 clusters of L/14 embeddings",
         f"{_DATACOMP}, baseline `image_based`",
     ),
     Preset(
         "clip_top",
         f"s, fraction, score := '{L14}'",
-        _sure("_score(s, score) >= _threshold(_fraction(fraction), score)"),
+        _sure("_half(_score(s, score)) >= _threshold(_fraction(fraction), score)"),
         (),
         "one of the best `fraction` of all samples with a score, over all sources: at least the score at position "
-        "int(n × fraction) from the top, counted from 0, so that ties stay; this changes the ratio of sources. "
-        "Any score column may be named",
+        "int(n × fraction) from the top, counted from 0, so that ties stay, of scores rounded to fp16 as DataComp's "
+        "are; this changes the ratio of sources. Any score column may be named",
         f"{_DATACOMP}, baseline `clip_score` (`--fraction 0.3 --arch l14`)",
     ),
     Preset(
         "clip_top_in_source",
         f"s, fraction, score := '{L14}'",
-        _sure("_score(s, score) >= _thresholds(_fraction(fraction), score)[s.source::VARCHAR]"),
+        _sure("_half(_score(s, score)) >= _thresholds(_fraction(fraction), score)[s.source::VARCHAR]"),
         (),
         "the same inside each source, so that each keeps its share",
         f"{_DATACOMP}, the rule of `clip_score`, for each source",
@@ -135,7 +137,7 @@ PRESETS = (
         "image_and_clip",
         f"s, fraction := 0.3, score := '{L14}'",
         "image_based(s) AND clip_top(s, fraction, score := score)",
-        ("language", *_CAPTION, "image_based"),
+        ("language", "caption_chars", "image_based"),
         "image_based, and clip_top with 0.3 of all samples: what DataComp-1B was made with",
         f"{_DATACOMP}, baseline `image_based_intersect_clip_score`",
     ),
@@ -157,11 +159,19 @@ PRESETS = (
     ),
     Preset(
         "not_blank",
-        "s, entropy := 0.1, contrast := 0.01",
-        _sure("s.entropy >= entropy AND s.contrast >= contrast"),
+        "s, entropy := 1.5, contrast := 0.003",
+        _sure("s.entropy >= entropy OR s.contrast >= contrast"),
         ("entropy", "contrast"),
-        "a picture whose grey levels have at least `entropy` bits and a standard deviation of at least `contrast`: "
-        "one colour with a little noise has less, a thin drawing on white more",
+        "a picture whose grey levels have at least `entropy` bits or a standard deviation of at least `contrast`: "
+        "one colour with the noise of a JPEG has neither, ten black pixels in a million white ones are enough",
+        "Headwater; no published threshold",
+    ),
+    Preset(
+        "not_low_entropy",
+        "s, entropy := 3.0",
+        _sure("s.entropy >= entropy"),
+        ("entropy",),
+        "a picture whose grey levels have at least `entropy` bits: flat drawings and most placeholders have less",
         "Headwater; no published threshold",
     ),
     Preset(
@@ -271,8 +281,14 @@ def _helpers(scores: Sequence[str]) -> list[str]:
     advice = literal(f": run `headwater score` with its model, then `headwater index`{others}")
     unknown = f"error('no score column ' || score || {advice})"
     position = "greatest(0, least(floor(count(x) * fraction)::BIGINT, count(x) - 1))"
-    pool = "SELECT pool.source::VARCHAR AS source, _score(pool, score) AS x FROM samples AS pool"
+    pool = "SELECT pool.source::VARCHAR AS source, _half(_score(pool, score)) AS x FROM samples AS pool"
     return [
+        # The last place of an fp16 number is ten places below its first; below 2^-14 it stays where it is there.
+        "CREATE OR REPLACE MACRO _place(x) AS pow(2, floor(log2(greatest(abs(x), pow(2, -14)))) - 10)",
+        "CREATE OR REPLACE MACRO _half(x) AS round_even(x::DOUBLE / _place(x::DOUBLE), 0) * _place(x::DOUBLE)",
+        # fastText's tokenizer: white space of ASCII and the zero character separate words, a line break is a word.
+        r"CREATE OR REPLACE MACRO _tokens(caption) AS "
+        r"len(regexp_extract_all(caption, '\n|[^ \n\r\t\v\f\x00]+'))",
         f"CREATE OR REPLACE MACRO _score(s, score) AS CASE score {cases or 'WHEN NULL THEN NULL::DOUBLE'} "
         f"ELSE {unknown} END",
         "CREATE OR REPLACE MACRO _fraction(fraction) AS CASE WHEN fraction BETWEEN 0 AND 1 THEN fraction::DOUBLE "

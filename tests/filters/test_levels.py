@@ -97,19 +97,3 @@ def test_levels_are_of_the_stored_picture_without_its_border() -> None:
     plain = store(data, Recipe(image_size=64))
     framed = store(data, Recipe(image_size=64, resize_mode="border"))
     assert (plain.entropy, plain.contrast) == (framed.entropy, framed.contrast) == (0, 0)
-
-
-@pytest.mark.parametrize(
-    ("name", "rgb", "is_blank"),
-    [
-        ("one colour", np.full((60, 80, 3), 200), True),
-        ("one colour but for a few pixels", np.where(np.arange(4800).reshape(60, 80, 1) < 5, 100, 200), True),
-        ("black text on white", np.where(np.arange(4800).reshape(60, 80, 1) % 9 == 0, 0, 255), False),
-        ("photograph", draw("photo", 60, 80, seed=1), False),
-    ],
-)
-def test_blank_pictures_show_in_both_numbers(name: str, rgb: RGB, is_blank: bool) -> None:
-    """Text has few levels and much contrast, fog many levels and little contrast; blank pictures have neither."""
-    picture = Image.fromarray(np.broadcast_to(rgb, (60, 80, 3)).astype(np.uint8))
-    found = store(packed(picture, "PNG"), Recipe())
-    assert (found.entropy < 1 and found.contrast < 0.02) == is_blank, name

@@ -21,7 +21,8 @@ from pipelines.store.presets import B32, L14, PRESETS, digest, macros, section
 
 COLUMNS = pa.schema([
     ("uid", pa.string()), ("uid_lo", pa.uint64()), ("source", pa.string()), ("clip_score", pa.float32()),
-    (B32, pa.float32()), (L14, pa.float32()), ("caption_words", pa.int32()), ("caption_chars", pa.int32()),
+    ("caption", pa.string()), (B32, pa.float32()), (L14, pa.float32()),
+    ("caption_words", pa.int32()), ("caption_chars", pa.int32()),
     ("language", pa.string()), ("text_based", pa.bool_()), ("image_based", pa.bool_()),
     ("entries", pa.list_(pa.int32())), ("original_bytes", pa.int64()), ("original_width", pa.int32()),
     ("original_height", pa.int32()), ("frames", pa.int32()), ("entropy", pa.float32()), ("contrast", pa.float32()),
@@ -29,7 +30,8 @@ COLUMNS = pa.schema([
 SCORES = ["clip_score", B32, L14]
 # A pair that is good enough for every preset of a row alone.
 GOOD = {
-    B32: 0.35, "caption_words": 4, "caption_chars": 20, "language": "en", "text_based": True, "image_based": True,
+    B32: 0.35, "caption": "a dog and cats", "caption_words": 4,
+    "caption_chars": 20, "language": "en", "text_based": True, "image_based": True,
     "original_bytes": 50_000, "original_width": 640, "original_height": 480, "frames": 1, "entropy": 6.0,
     "contrast": 0.2,
 }  # fmt: skip
@@ -75,6 +77,7 @@ def kept(scores: Sequence[float | None], call: str, sources: str | None = None) 
         ("laion2b", {}, True),
         ("laion2b", {B32: 0.28}, True),
         ("laion2b", {B32: 0.2799}, False),
+        ("laion2b", {B32: 0.27992}, True),  # 0.28003 as fp16
         ("laion2b", {B32: None}, False),
         ("laion2b", {"language": "de"}, False),
         ("laion2b", {"language": None}, False),
@@ -106,8 +109,12 @@ def kept(scores: Sequence[float | None], call: str, sources: str | None = None) 
         ("image_based", {"image_based": False}, False),
         ("image_based", {"image_based": None}, False),
         ("image_based", {"language": "de"}, False),
-        ("image_based", {"caption_words": 2}, True),
-        ("image_based", {"caption_words": 1}, False),
+        ("image_based", {"caption": "red foxes"}, True),
+        ("image_based", {"caption": " foxes\t\v\f\r\0"}, False),
+        ("image_based", {"caption": "foxes\n"}, True),
+        ("image_based", {"caption": "red\u00a0foxes"}, False),
+        ("image_based", {"caption": "red\0foxes"}, True),
+        ("image_based", {"caption": None}, False),
         ("image_based", {"caption_chars": 6}, True),
         ("image_based", {"caption_chars": 5}, False),
         ("image_based", {"original_width": 1, "text_based": False}, True),
@@ -121,9 +128,15 @@ def kept(scores: Sequence[float | None], call: str, sources: str | None = None) 
         ("not_elongated", {"original_width": None}, False),
         ("not_blank", {}, True),
         ("not_blank", {"entropy": 0.0, "contrast": 0.0}, False),
-        ("not_blank", {"entropy": 0.09}, False),
-        ("not_blank", {"contrast": 0.009}, False),
-        ("not_blank", {"entropy": None}, False),
+        ("not_blank", {"entropy": 1.5, "contrast": 0.0029}, True),
+        ("not_blank", {"entropy": 1.49, "contrast": 0.0029}, False),
+        ("not_blank", {"entropy": 0.0, "contrast": 0.003}, True),
+        ("not_blank", {"entropy": None, "contrast": 0.2}, True),
+        ("not_blank", {"entropy": None, "contrast": 0.0}, False),
+        ("not_blank", {"entropy": None, "contrast": None}, False),
+        ("not_low_entropy", {"entropy": 3.0}, True),
+        ("not_low_entropy", {"entropy": 2.99}, False),
+        ("not_low_entropy", {"entropy": None}, False),
         ("not_animated", {}, True),
         ("not_animated", {"frames": 2}, False),
         ("not_animated", {"frames": None}, True),
@@ -172,6 +185,13 @@ def test_ties_and_quantiles_are_datacomps(
     assert kept(scores, f"clip_top_in_source(samples, {fraction})") == expected
 
 
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(-1, 1, width=32), max_size=40))
+def test_scores_are_rounded_as_numpy_rounds_to_fp16(scores: list[float]) -> None:
+    expected = np.array(scores, np.float32).astype(np.float16).astype(np.float64)
+    assert answers(catalog([{L14: score} for score in scores]), f"_half({L14})") == expected.tolist()
+
+
 def test_a_global_threshold_changes_the_ratio_and_one_in_the_source_does_not() -> None:
     scores, sources = [0.9, 0.8, 0.7, 0.6, 0.4, 0.3, 0.2, 0.1], "aaaabbbb"
     assert kept(scores, "clip_top(samples, 0.25)", sources) == [0.9, 0.8, 0.7]
@@ -218,6 +238,7 @@ ROW = st.fixed_dictionaries(
     {
         B32: st.one_of(st.none(), st.floats(-1, 1, width=32)),
         L14: st.one_of(st.none(), st.floats(-1, 1, width=32)),
+        "caption": st.one_of(st.none(), st.text(" a\n\0é", max_size=6)),
         "caption_words": st.one_of(st.none(), st.integers(0, 5)),
         "caption_chars": st.one_of(st.none(), st.integers(0, 9)),
         "language": st.sampled_from([None, "en", "de", ""]),
@@ -235,8 +256,8 @@ ROW = st.fixed_dictionaries(
 CALLS = [
     "laion400m(samples)", "laion2b(samples)", "datacomp_basic(samples)", "text_based(samples)",
     "image_based(samples)", "clip_top(samples, 0.3)", "clip_top_in_source(samples, 0.3)", "image_and_clip(samples)",
-    "large_enough(samples)", "not_elongated(samples)", "not_blank(samples)", "not_animated(samples)",
-    "keep(uid_lo, 1, 0.5)",
+    "large_enough(samples)", "not_elongated(samples)", "not_blank(samples)", "not_low_entropy(samples)",
+    "not_animated(samples)", "keep(uid_lo, 1, 0.5)",
 ]  # fmt: skip
 
 
@@ -252,8 +273,26 @@ def test_a_preset_is_true_or_false_for_each_row(rows: list[dict[str, Any]]) -> N
     assert answers(con, "image_and_clip(samples)") == both.tolist()
 
 
+PROBABILITIES = ["metaclip_probability(entries, {t})", "metaclip_probability(entries, {t}, draws := 'best')"]
+SIZE = 4
+LISTS = st.lists(st.one_of(st.none(), st.lists(st.integers(0, SIZE - 1), max_size=SIZE, unique=True)), max_size=12)
+
+
+@hypothesis_settings(max_examples=30, deadline=None)
+@given(LISTS, st.floats(2**-10, 2**20), st.booleans())
+def test_a_probability_is_from_0_to_1_for_each_row(lists: list[list[int] | None], t: float, listed: bool) -> None:
+    """Without an entry it is 0, of several never less by all draws than by the best; also where no list is known."""
+    counts = entry_counts(pa.array(lists, pa.list_(pa.int32())), SIZE).tolist()
+    con = catalog([{"entries": found} for found in lists], counts if listed else None)
+    each, best = (np.array(answers(con, call.format(t=f"'{t!r}'::DOUBLE")), np.float64) for call in PROBABILITIES)
+    assert len(each) == len(best) == len(lists)
+    assert ((best >= 0) & (best <= each + 1e-12) & (each <= 1)).all()
+    some = np.array([bool(found) and listed for found in lists], np.bool_)
+    assert ((best > 0) == some).all()
+
+
 def test_every_preset_is_tried_above() -> None:
-    tried = {call.split("(")[0] for call in CALLS} | {"metaclip_probability"}
+    tried = {call.split("(")[0] for call in [*CALLS, *PROBABILITIES]}
     assert tried == {preset.name for preset in PRESETS}
 
 
@@ -311,6 +350,21 @@ def test_metaclip_probability_is_the_filters(t: float, draws: Any) -> None:
     expected = keep_probability(matches, counts, t, draws).fill_null(0.0)
     found = answers(con, f"metaclip_probability(entries, {t}, draws := '{draws}')")
     assert np.allclose(found, expected.to_numpy())
+
+
+@pytest.mark.parametrize(
+    ("entries", "t", "draws", "expected"),
+    # Of these entries 10, 40 and 0 captions hold one.
+    [
+        ([0], 20, "each", 1.0), ([1], 20, "each", 0.5), ([0, 1], 20, "each", 1.0), ([0], 10, "each", 1.0),
+        ([0], 5, "each", 0.5), ([1], 5, "each", 0.125), ([0, 1], 5, "each", 0.5625), ([0, 1], 5, "best", 0.5),
+        ([2], 5, "each", 1.0), ([], 5, "each", 0.0), (None, 5, "each", 0.0), (None, 5, "best", 0.0),
+        ([], 5, "best", 0.0),
+    ],
+)  # fmt: skip
+def test_truth_table_of_metaclip_probability(entries: Any, t: float, draws: str, expected: float) -> None:
+    con = catalog([{"entries": entries}], [10, 40, 0])
+    assert answers(con, f"metaclip_probability(entries, {t}, draws := '{draws}')") == pytest.approx([expected])
 
 
 def test_metaclip_probability_by_hand() -> None:

@@ -232,6 +232,7 @@ def test_presets_lists_what_each_lacks(root: Root) -> None:
         "image_based",
         "image_and_clip",
         "not_blank",
+        "not_low_entropy",
     }
     assert lacks["text_based"] == "needs the column text_based: run `headwater signals --classes FILE`, then " \
         "`headwater index`"  # fmt: skip
