@@ -37,7 +37,12 @@ class DedupeConfig(JobConfig):
     priority: list[str] = Field([], description="sources whose sample survives first; those not named tie after them")
     hamming_radius: int = Field(NearParams().hamming_radius, ge=0, le=64, description="bits of phash for candidates")
     tangent_radius: float = Field(
-        NearParams().tangent_radius, ge=0, description="coarse distance for candidates, by their curvature"
+        NearParams().tangent_radius,
+        ge=0,
+        description="coarse distance for candidates, by their curvature; 0: not searched",
+    )
+    tangent_probes: int | None = Field(
+        NearParams().tangent_probes, ge=1, description="clusters of pixels a picture visits in a crowd; null: all"
     )
     max_distance: float = Field(
         NearParams().max_distance, ge=0, le=1, description="verified distance of near duplicates"
@@ -145,6 +150,7 @@ def _params(config: DedupeConfig) -> NearParams:
         NearParams(),
         hamming_radius=config.hamming_radius,
         tangent_radius=config.tangent_radius,
+        tangent_probes=config.tangent_probes,
         max_distance=config.max_distance,
     )
 
