@@ -8,6 +8,7 @@ pictures, so among more a picture visits only the clusters nearest to it, and fe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -75,7 +76,8 @@ def near_tangent_pairs(
     A query visits each cluster that a lower bound of the distance does not rule out, so the result is complete; with
     `probes` it visits at most so many of them, the nearest, and pairs may be missing. Where `queries` is `base` both
     (i, j) and (j, i) are then missing only if neither of the two visits the other. The cost grows with
-    n_queries × n_base, with `probes` with n_queries × √n_base. 0.3 kB a picture are held, 0.6 kB where `queries` is not `base`.
+    n_queries × n_base, with `probes` with n_queries × √n_base. 0.3 kB a picture are held, and as much for each query
+    where `queries` is not `base`.
     The bounds: projecting both pictures and the tangents onto a few dimensions cannot enlarge the distance; nor is a
     picture b of the cluster with the centre c nearer to a query than the distance of c less |b − c|.
     """
@@ -99,7 +101,7 @@ def _cluster_count(size: int, probes: int | None) -> int:
     if size <= _FEW and probes is None:
         return 1
     # With probes small clusters: to find the nearest centres costs less than to visit them.
-    return round((1 if probes is None else 2) * np.sqrt(size))
+    return round((1 if probes is None else 2) * math.sqrt(size))
 
 
 @dataclass(frozen=True, slots=True)
