@@ -130,7 +130,7 @@ def search_embeddings(size: int) -> dict[str, float]:
     """Figures of one search among `size` embeddings."""
     vectors, planted = embeddings(size)
     start = time.perf_counter()
-    pairs, _ = similar_pairs(vectors, THRESHOLD)
+    pairs, _, search = similar_pairs(vectors, THRESHOLD)
     seconds = time.perf_counter() - start
     recall = float(np.isin(planted @ [size, 1], pairs @ [size, 1]).mean())
     # The search's own choice of probes has seen another sample.
@@ -139,6 +139,8 @@ def search_embeddings(size: int) -> dict[str, float]:
         "seconds": seconds,
         "planted_recall": recall,
         "sampled_recall": natural,
+        "boundary_recall": search.recall,
+        "probes": search.probes,
         "planted": len(planted),
         "pairs": len(pairs),
     }

@@ -12,6 +12,7 @@ from PIL import Image
 
 from filters import near_pairs
 from filters.caption_groups import caption_signatures
+from filters.clusters import Search
 from filters.duplicates import NearParams, Pictures, SemanticParams, decide, distances, verdicts
 from filters.groups import Floats, Indices
 from filters.near_pairs import cross_candidates, pixel_probes, self_candidates
@@ -337,7 +338,9 @@ def test_evaluation_pictures_by_embedding(pool: Rows) -> None:
     vectors = np.zeros((1, given.vectors.shape[1] if given.vectors is not None else 0), np.float16)
     vectors[0, :2] = [1.0, 0.02]
     evaluation = Pictures(held_out.table, held_out.thumbs, vectors, np.array([1]))
-    found = by_uid(decide(given, priority=[], evaluation=evaluation, semantic=SemanticParams(0.01)).table())
+    decided = decide(given, priority=[], evaluation=evaluation, eval_semantic=SemanticParams(0.01))
+    assert decided.semantic is None and decided.hits.search == Search(1, 1, 1.0)
+    found = by_uid(decided.table())
     values = found["clock3"]
     assert (values["eval_kind"], values["eval_item"]) == ("semantic", "b")
     assert values["eval_distance"] == pytest.approx(0.0002, abs=1e-3)
