@@ -57,9 +57,7 @@ def run_study(seed: int, share: float = 1.0, *, drawings: int | None = None, thr
     table = load_drawings().slice(0, drawings)
     names, images = table["drawing"].to_pylist(), table["image"].to_pylist()
     plan = planned(len(names), seed, share)
-    with ThreadPoolExecutor(threads) as pool:
-        base = pictures_of(list(pool.map(_look, images)))
-        copies = pictures_of(list(pool.map(lambda job: _copy(images, seed, job), enumerate(plan))))
+    base, copies = pictures_of(looks_of(images, threads)), pictures_of(copies_of(images, seed, plan, threads))
     every, of_copy = np.arange(len(names)), np.arange(len(plan))
     clean = self_candidates(base, every, NearParams())
     found = cross_candidates(copies, of_copy, base, every, NearParams())
@@ -103,6 +101,18 @@ def planned(drawings: int, seed: int, share: float = 1.0) -> list[Job]:
         order = np.random.default_rng([seed, 1, number]).permutation(drawings)
         jobs += [(step, int(place)) for place in np.sort(order[: max(1, round(share * COPIES[step.goal]))])]
     return jobs
+
+
+def looks_of(images: Sequence[bytes], threads: int = 2) -> list[Look]:
+    """The looks of encoded pictures."""
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(_look, images))
+
+
+def copies_of(images: Sequence[bytes], seed: int, plan: Sequence[Job], threads: int = 2) -> list[Look]:
+    """The looks of the planned copies of `images`; the same for the same seed and plan."""
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(lambda job: _copy(images, seed, job), enumerate(plan)))
 
 
 def pictures_of(looks: Sequence[Look]) -> Pictures:

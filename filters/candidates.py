@@ -1,12 +1,14 @@
 """Which pairs of pictures are worth a closer look, by what small shifts and stretches leave of their difference.
 
-`tangent_pairs` compares all pictures with all and suits some ten thousands of them on one core. `near_tangent_pairs`
-finds the same pairs among more: lower bounds of the distance, in few dimensions and through the centres of clusters,
-pass over the pairs that cannot be near.
+`tangent_pairs` compares all pictures with all and suits some thousands of them on one core. `near_tangent_pairs`
+finds the same pairs among some ten thousands: lower bounds of the distance, in few dimensions and through the centres
+of clusters, pass over the pairs that cannot be near. What is left still grows with the square of the number of
+pictures, so among more a picture visits only the clusters nearest to it, and few pairs are lost.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -32,6 +34,7 @@ _COARSE = 64  # dimensions of the first comparison: nearly all that differs betw
 _FITTED = 16_384  # pictures that the coarse dimensions and the clusters are fitted to
 _FEW = 4096  # pictures that are not worth clusters
 _SLACK = 0.01  # of a length: what rounding may add to a lower bound
+_TOGETHER = 1 << 15  # coarsely near pairs that are looked at in all dimensions together: 100 MB of blurred pictures
 _LEAST = 0.011  # curvature that is assumed of smooth pictures, for what codecs do to them
 
 
@@ -71,16 +74,19 @@ def near_tangent_pairs(
     """The pairs of `tangent_pairs`, found inside clusters of the base pictures: int64 [P, 2], sorted.
 
     A query visits each cluster that a lower bound of the distance does not rule out, so the result is complete; with
-    `probes` it visits at most so many of them, the nearest, and pairs may be missing. 0.5 kB a picture are held.
+    `probes` it visits at most so many of them, the nearest, and pairs may be missing. Where `queries` is `base` both
+    (i, j) and (j, i) are then missing only if neither of the two visits the other. The cost grows with
+    n_queries × n_base, with `probes` with n_queries × √n_base. 0.3 kB a picture are held, and as much for each query
+    where `queries` is not `base`.
     The bounds: projecting both pictures and the tangents onto a few dimensions cannot enlarge the distance; nor is a
     picture b of the cluster with the centre c nearer to a query than the distance of c less |b − c|.
     """
     if not n_queries or not n_base:
         return np.empty((0, 2), np.int64)
     mean, axes = _coarse_space(base, n_base, seed)
-    starts = _coarse(queries, n_queries, mean, axes)
-    count = clusters or (1 if n_base <= _FEW else round(np.sqrt(n_base)))
-    groups = _clustered(_coarse(base, n_base, mean, axes), count, seed)
+    points, limit = _coarse(base, n_base, mean, axes, radius)
+    starts = points if queries is base else _coarse(queries, n_queries, mean, axes, radius)[0]
+    groups = _clustered(points, limit, clusters or _cluster_count(n_base, probes), seed)
     # Neighbours together: they visit the same clusters.
     walk = np.argsort(_home(starts, groups.centre)[0], kind="stable")
     found = [np.empty((0, 2), np.int64)]
@@ -91,11 +97,22 @@ def near_tangent_pairs(
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
 
+def _cluster_count(size: int, probes: int | None) -> int:
+    if size <= _FEW and probes is None:
+        return 1
+    # With probes small clusters: to find the nearest centres costs less than to visit them.
+    return round((1 if probes is None else 2) * math.sqrt(size))
+
+
 @dataclass(frozen=True, slots=True)
 class _Clusters:
-    """Clusters of `point` [N, d]: of c the rows row[start[c] : start[c + 1]], at most reach[c] from centre[c]."""
+    """Clusters of `point` [N, d]: of c the rows row[start[c] : start[c + 1]], at most reach[c] from centre[c].
+
+    `limit` [N] is how long a difference from each point may be.
+    """
 
     point: Floats
+    limit: Floats
     centre: Floats
     reach: Floats
     row: Rows
@@ -109,20 +126,42 @@ def _near_block(
     limit = _limits(pictures, radius)
     tangents = _tangent_axes(pictures)
     coarse = _orthonormal(np.einsum("dc,ndk->nck", axes, tangents, optimize=True))
+    found = [(np.empty(0, np.int64), np.empty(0, np.int64))]
+    for rows, others in _together(_coarsely_near(starts, coarse, limit, groups, probes)):
+        both = np.minimum(limit[rows], groups.limit[others])
+        kept = _verified(pictures, tangents, base, rows, others, both)
+        found.append((rows[kept], others[kept]))
+    return np.concatenate([a for a, _ in found]), np.concatenate([b for _, b in found])
+
+
+def _coarsely_near(
+    starts: Floats, coarse: Floats, limit: Floats, groups: _Clusters, probes: int | None
+) -> Iterator[tuple[Rows, Rows]]:
+    """Pairs (number in the block, number in the base) that are near in the coarse dimensions, cluster by cluster."""
     away = np.sqrt(np.maximum(_squared_distance(starts, coarse, groups.centre), 0))
     visit = away <= groups.reach + limit[:, None] + _SLACK
     if probes is not None:
         last = min(probes, len(groups.centre)) - 1
         visit &= away <= np.partition(away, last)[:, [last]]
-    found = [(np.empty(0, np.int64), np.empty(0, np.int64))]
     for cluster in np.flatnonzero(visit.any(axis=0)):
         members = groups.row[groups.start[cluster] : groups.start[cluster + 1]]
         rows = np.flatnonzero(visit[:, cluster])
         squared = _squared_distance(starts[rows], coarse[rows], groups.point[members])
-        a, b = np.divmod(np.flatnonzero(squared <= (limit[rows, None] + _SLACK) ** 2), len(members))
-        kept = _verified(pictures[rows], tangents[rows], base, members, a, b, radius)
-        found.append((rows[a[kept]], members[b[kept]]))
-    return np.concatenate([a for a, _ in found]), np.concatenate([b for _, b in found])
+        both = np.minimum(limit[rows, None], groups.limit[members])
+        a, b = np.divmod(np.flatnonzero(squared <= (both + _SLACK) ** 2), len(members))
+        yield rows[a], members[b]
+
+
+def _together(parts: Iterator[tuple[Rows, Rows]]) -> Iterator[tuple[Rows, Rows]]:
+    """The same pairs in fewer and larger parts, of about as many as are looked at together."""
+    held, count = [(np.empty(0, np.int64), np.empty(0, np.int64))], 0
+    for part in parts:
+        held.append(part)
+        count += len(part[0])
+        if count >= _TOGETHER:
+            yield np.concatenate([a for a, _ in held]), np.concatenate([b for _, b in held])
+            held, count = held[:1], 0
+    yield np.concatenate([a for a, _ in held]), np.concatenate([b for _, b in held])
 
 
 def blurred(thumbs: RGB) -> Floats:
@@ -142,22 +181,18 @@ def _limits(pictures: Floats, radius: float) -> Floats:
     return np.asarray(radius * np.maximum(_LEAST * _LENGTH, curvature), np.float32)
 
 
-def _verified(
-    pictures: Floats, tangents: Floats, base: Thumbs, members: Rows, a: Rows, b: Rows, radius: float
-) -> Rows:
-    """Which of the pairs (pictures[a], picture members[b] of the base) are near in all dimensions too."""
+def _verified(pictures: Floats, tangents: Floats, base: Thumbs, a: Rows, b: Rows, limit: Floats) -> Rows:
+    """Which pairs (pictures[a], picture b of the base) are at most `limit` [P] apart in all dimensions."""
     if not len(b):
         return np.empty(0, np.int64)
     needed, place = np.unique(b, return_inverse=True)
-    near = blurred(base(members[needed]))
-    others, flat, kept = _flat(near), _flat(pictures), []
-    limit, their_limit = _limits(pictures, radius), _limits(near, radius)
+    others, flat, kept = _flat(blurred(base(needed))), _flat(pictures), []
     for start in range(0, len(a), _BLOCK):
         i, j = a[start : start + _BLOCK], place[start : start + _BLOCK]
         apart = others[j] - flat[i]
         along = np.einsum("pd,pdk->pk", apart, tangents[i])
         squared = np.einsum("pd,pd->p", apart, apart) - np.einsum("pk,pk->p", along, along)
-        kept.append(start + np.flatnonzero(squared <= np.minimum(limit[i], their_limit[j]) ** 2))
+        kept.append(start + np.flatnonzero(squared <= limit[start : start + _BLOCK] ** 2))
     return np.concatenate(kept)
 
 
@@ -180,17 +215,22 @@ def _coarse_space(base: Thumbs, size: int, seed: int) -> tuple[Floats, Floats]:
     return mean, np.asarray(directions[:, -_COARSE:], np.float32)
 
 
-def _coarse(thumbs: Thumbs, size: int, mean: Floats, axes: Floats) -> Floats:
-    return np.concatenate([(_flat(pictures) - mean) @ axes for pictures in _blurred(thumbs, size)])
+def _coarse(thumbs: Thumbs, size: int, mean: Floats, axes: Floats, radius: float) -> tuple[Floats, Floats]:
+    """Pictures in the coarse dimensions [N, d], and how long a difference from each may be [N]."""
+    points, limit = np.empty((size, axes.shape[1]), np.float32), np.empty(size, np.float32)
+    for block, pictures in enumerate(_blurred(thumbs, size)):
+        rows = slice(block * _BLOCK, block * _BLOCK + len(pictures))
+        points[rows], limit[rows] = (_flat(pictures) - mean) @ axes, _limits(pictures, radius)
+    return points, limit
 
 
-def _clustered(points: Floats, count: int, seed: int) -> _Clusters:
+def _clustered(points: Floats, limit: Floats, count: int, seed: int) -> _Clusters:
     centre = _centres(points, count, seed)
     home, gap = _home(points, centre)
     row = np.argsort(home, kind="stable")
     start = np.searchsorted(home[row], np.arange(len(centre) + 1))
     reach = [gap[row[a:b]].max(initial=-np.inf) for a, b in pairwise(start)]
-    return _Clusters(points, centre, np.array(reach, np.float32), row, start)
+    return _Clusters(points, limit, centre, np.array(reach, np.float32), row, start)
 
 
 def _centres(points: Floats, count: int, seed: int) -> Floats:

@@ -4,8 +4,8 @@ Each vector belongs to its nearest centroid of a spherical k-means and is compar
 whose centroids are nearest to it: its own and `probes` − 1 more. (One probe is the search of Abbas et al.,
 "SemDeDup", 2023; it loses the pairs that a boundary parts.) Every pair reported was checked by its own cosine; what
 share of all pairs is reported, `pair_recall` measures on a sample, and where `probes` is not given as many are taken
-as a sample needs for `GOAL`. With one cluster the search compares all with all and is complete; that is the default
-for up to 32,768 vectors.
+as a sample needs for `GOAL`; a search says how many it took, and what share of the sample's pairs they find. With
+one cluster the search compares all with all and is complete; that is the default for up to 32,768 vectors.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 import faiss
 import numpy as np
@@ -39,7 +40,29 @@ MOST_PAIRS = 100_000_000
 GOAL = 0.995  # share of a sample's pairs that the chosen number of probes must find
 _SMALL = 1 << 15  # vectors that are compared all with all
 _ITERATIONS = 10
+_SAMPLE = 500  # vectors whose pairs say how many clusters must be visited
 _PER_CENTROID = 64  # vectors of the training sample for each centroid
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """How vectors were searched: the number of clusters, how many of them each visited, and the pairs this finds.
+
+    `recall` is the share that these visits find of the true pairs of 500 random vectors, or of as many planted pairs
+    of exactly the threshold's cosine in random directions (the hardest that count), whichever is less.
+    """
+
+    clusters: int
+    probes: int
+    recall: float
+
+
+class Similar(NamedTuple):
+    """Pairs int64 [P, 2], sorted, their cosines float32 [P], and how they were searched."""
+
+    pairs: Pairs
+    cosine: Floats
+    search: Search
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,24 +108,24 @@ def similar_pairs(
     probes: int | None = None,
     seed: int = 0,
     most: int = MOST_PAIRS,
-) -> tuple[Pairs, Floats]:
-    """Pairs (i, j), i < j, with a cosine of at least `threshold`: int64 [P, 2], sorted, and the cosines float32 [P].
+) -> Similar:
+    """Pairs (i, j), i < j, with a cosine of at least `threshold`, their cosines, and how they were searched.
 
     `vectors` are L2-normalised, float16 or float32 [N, D], and may be a memory map. Of equal rows the first stands
     for all: each other one is paired with it alone, at 1. `clusters` and `probes` are chosen by the number of vectors
-    and by `probes_for` where they are None. Pairs take up to 40 bytes each while they are sorted.
+    and by a sample where they are None. Pairs take up to 40 bytes each while they are sorted.
     InputError for vectors that are not finite or not of length 1, and for more than `most` pairs.
     """
     check_form(vectors)
     work = products(vectors)
     check_lengths(work, len(vectors))
     rows, first_of = distinct(vectors)
-    centroids, probes = _layout(vectors, threshold, clusters, probes, seed)
-    visited = _nearest(work, len(vectors), centroids, probes)
+    centroids, search = _layout(vectors, threshold, clusters, probes, seed)
+    visited = _nearest(work, len(vectors), centroids, search.probes)
     found = _self_search(work, visited, rows, len(centroids), threshold)
     repeats = np.flatnonzero(first_of != np.arange(len(vectors)))
     equal = first_of[repeats], repeats, np.ones(len(repeats), np.float32)
-    return _gathered(chain(found, [equal]), len(vectors), most)
+    return Similar(*_gathered(chain(found, [equal]), len(vectors), most), search)
 
 
 def cross_pairs(
@@ -114,23 +137,23 @@ def cross_pairs(
     probes: int | None = None,
     seed: int = 0,
     most: int = MOST_PAIRS,
-) -> tuple[Pairs, Floats]:
+) -> Similar:
     """Pairs (i, j) where queries[i] and base[j] have a cosine of at least `threshold`, as `similar_pairs` gives them.
 
-    All rows are compared for themselves, equal ones too; the clusters are those of `base`.
+    All rows are compared for themselves, equal ones too. The clusters are those of `base`, and only queries visit.
     """
     check_form(base)
     check_form(queries, base.shape[1])
     if not len(queries) or not len(base):
-        return _gathered([], 0, most)
+        return Similar(*_gathered([], 0, most), Search(1, 1, 1.0))
     ours, theirs = products(queries), products(base)
     check_lengths(ours, len(queries))
     check_lengths(theirs, len(base))
-    centroids, probes = _layout(base, threshold, clusters, probes, seed)
+    centroids, search = _layout(base, threshold, clusters, probes, seed, both=False)
     members = _lists(_nearest(theirs, len(base), centroids, 1), np.arange(len(base)), len(centroids))
-    visitors = _lists(_nearest(ours, len(queries), centroids, probes), np.arange(len(queries)), len(centroids))
+    visitors = _lists(_nearest(ours, len(queries), centroids, search.probes), np.arange(len(queries)), len(centroids))
     found = (_over(ours, visitors.of(c), theirs, members.of(c), threshold) for c in range(len(centroids)))
-    return _gathered(found, len(base), most)
+    return Similar(*_gathered(found, len(base), most), search)
 
 
 def pair_recall(vectors: Vectors, threshold: float, pairs: Pairs, *, sample: int = 1000, seed: int = 0) -> float:
@@ -148,36 +171,31 @@ def pair_recall(vectors: Vectors, threshold: float, pairs: Pairs, *, sample: int
     return float(np.isin(true @ [size, 1], np.sort(first_of[pairs], axis=1) @ [size, 1]).mean())
 
 
-def probes_for(
-    vectors: Vectors, centroids: Floats, threshold: float, *, goal: float = GOAL, sample: int = 500, seed: int = 0
-) -> int:
-    """How many nearest clusters each vector must visit for at least `goal` of the pairs to be found.
-
-    Measured on the true pairs of `sample` random vectors, and again on as many planted pairs of a cosine of exactly
-    `threshold` in random directions, the hardest that count; the larger number is taken.
-    """
-    if len(centroids) == 1:
-        return 1
+def _sampled_visits(
+    vectors: Vectors, centroids: Floats, threshold: float, sample: int, seed: int, both: bool
+) -> list[Rows]:
+    """How many clusters must be visited for each planted pair to be found, and for each true one if there are any."""
     rng = np.random.default_rng(seed)
     rows = rng.choice(len(vectors), min(sample, len(vectors)), replace=False)
     first = np.ascontiguousarray(vectors[np.sort(rows)], np.float32)
     random = rng.standard_normal(first.shape, dtype=np.float32)
     random -= np.einsum("nd,nd->n", random, first)[:, None] * first
     random *= np.float32(np.sqrt(1 - threshold**2)) / np.linalg.norm(random, axis=1, keepdims=True)
-    planted = _visits(first, threshold * first + random, centroids)
+    planted = _visits(first, threshold * first + random, centroids, both)
     true = _true_pairs(vectors, threshold, sample, seed)[: 20 * sample]
-    natural = _visits(vectors[true[:, 0]], vectors[true[:, 1]], centroids)
-    return max(int(np.quantile(visits, goal, method="higher")) for visits in (planted, natural) if len(visits))
+    natural = _visits(vectors[true[:, 0]], vectors[true[:, 1]], centroids, both)
+    return [visits for visits in (planted, natural) if len(visits)]
 
 
-def _visits(a: Vectors, b: Vectors, centroids: Floats) -> Rows:
-    """For each pair of rows how many clusters a vector must visit before one of the two meets the other."""
+def _visits(a: Vectors, b: Vectors, centroids: Floats, both: bool) -> Rows:
+    """For each pair of rows how many clusters the first, or either of `both`, must visit to meet the other."""
     scores = [np.asarray(side, np.float32) @ centroids.T for side in (a, b)]
     homes = [s.argmax(axis=1)[:, None] for s in scores]
     nearer: list[npt.NDArray[np.bool_]] = [
         s > np.take_along_axis(s, home, axis=1) for s, home in zip(scores, homes[::-1], strict=True)
     ]
-    return np.asarray(1 + np.minimum(nearer[0].sum(axis=1), nearer[1].sum(axis=1)), np.int64)
+    ours, theirs = (1 + side.sum(axis=1) for side in nearer)
+    return np.asarray(np.minimum(ours, theirs) if both else ours, np.int64)
 
 
 def _true_pairs(vectors: Vectors, threshold: float, sample: int, seed: int) -> Pairs:
@@ -239,18 +257,22 @@ def _gathered(parts: Iterable[Found], size: int, most: int) -> tuple[Pairs, Floa
 
 
 def _layout(
-    vectors: Vectors, threshold: float, clusters: int | None, probes: int | None, seed: int
-) -> tuple[Floats, int]:
-    """The centroids and the number of probes of a search."""
+    vectors: Vectors, threshold: float, clusters: int | None, probes: int | None, seed: int, *, both: bool = True
+) -> tuple[Floats, Search]:
+    """The centroids of a search among `vectors`, and how it goes."""
     if clusters is None:
         clusters = 1 if len(vectors) <= _SMALL else 2 ** round(np.log2(len(vectors)) / 2)
     if clusters == 1:
         # Everything is nearest to the only one.
-        return np.ones((1, vectors.shape[1]), np.float32), 1
+        return np.ones((1, vectors.shape[1]), np.float32), Search(1, 1, 1.0)
     centroids = train_centroids(vectors, clusters, seed=seed)
+    visits = _sampled_visits(vectors, centroids, threshold, _SAMPLE, seed, both)
     if probes is None:
-        return centroids, probes_for(vectors, centroids, threshold, seed=seed)
-    return centroids, min(probes, len(centroids))
+        probes = max(int(np.quantile(needed, GOAL, method="higher")) for needed in visits)
+    probes = min(probes, len(centroids))
+    # Of the sample that has the most to lose.
+    recall = min(float(np.mean(needed <= probes)) for needed in visits)
+    return centroids, Search(len(centroids), probes, recall)
 
 
 def _nearest(work: Products, size: int, centroids: Floats, probes: int) -> Ints:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from filters.clusters import Search
 from filters.groups import Floats, Indices
 from filters.held_out import KINDS, Hits
 
@@ -25,6 +26,7 @@ class Decisions:
     `kind` int8 [N] counts in VERDICT_KINDS; `survivor`, `group` and `caption_of` int64 [N] are rows: `survivor` the
     row itself where it survives or is a placeholder, the others −1 for none. `distance` and `caption_similarity`
     float32 [N] are NaN for none. `uid` [N] are the names of the rows, `items` those of the evaluation pictures.
+    `semantic` says how embeddings were searched for duplicates, None where they were not; `hits.search` for `hits`.
     """
 
     uid: pa.ChunkedArray
@@ -36,6 +38,7 @@ class Decisions:
     caption_similarity: Floats
     hits: Hits
     items: pa.ChunkedArray | None
+    semantic: Search | None = None
 
     def table(
         self, start: int = 0, stop: int | None = None, *, eval_columns: Mapping[str, str] | None = None

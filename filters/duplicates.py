@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from filters.caption_groups import Signatures, caption_groups
-from filters.clusters import similar_pairs
+from filters.clusters import Search, similar_pairs
 from filters.decisions import Decisions
 from filters.groups import (
     Floats,
@@ -74,6 +74,7 @@ def decide(
     evaluation: Pictures | None = None,
     params: NearParams | None = None,
     semantic: SemanticParams | None = None,
+    eval_semantic: SemanticParams | None = None,
     placeholder_urls: int | None = None,
     captions: Signatures | None = None,
     caption_similarity: float = 0.8,
@@ -94,8 +95,9 @@ def decide(
     survives. Another picture whose survivor they would be, such as the page in another format, remains its duplicate.
     Rows of one uid (nested pools as sources, a retry) are one sample, and no duplicates of each other.
 
-    `semantic` needs `pictures.vectors` of all rows. Rows whose `captions` (of `caption_signatures`) are
-    alike name the first of them; this changes no verdict.
+    `semantic` (among pictures) and `eval_semantic` (with evaluation pictures) need `pictures.vectors` of all rows,
+    and the second `evaluation.vectors`; either is had without the other. Rows whose `captions` (of
+    `caption_signatures`) are alike name the first of them; this changes no verdict.
 
     The result does not depend on the order of the rows, nor on the number of threads as long as there are few enough
     embeddings to compare all with all (a k-means, see `filters.clusters`, may round differently).
@@ -105,15 +107,15 @@ def decide(
     order = survivor_order(table, priority)
     bytes_key, pixels_key = keys_of(table["sha256"]), keys_of(table["pixel_hash"])
     head = heads_of(order, bytes_key, pixels_key)
-    survivor, distance, kind, group = _groups(pictures, order, head, bytes_key, params, semantic, verify)
+    survivor, distance, kind, group, search = _groups(pictures, order, head, bytes_key, params, semantic, verify)
     if placeholder_urls is not None:
         _mark_placeholders(table, bytes_key, placeholder_urls, survivor, distance, kind)
     caption_of, similarity = _caption_columns(captions, table["uid"], order, caption_similarity)
     hits: Hits = no_hits()
     if evaluation is not None and len(evaluation.table) and len(table):
-        hits = find_hits(pictures, order, head, evaluation, params, semantic, verify)
+        hits = find_hits(pictures, order, head, evaluation, params, eval_semantic, verify)
     items = None if evaluation is None else evaluation.table["eval_item"]
-    return Decisions(table["uid"], kind, survivor, distance, group, caption_of, similarity, hits, items)
+    return Decisions(table["uid"], kind, survivor, distance, group, caption_of, similarity, hits, items, search)
 
 
 def _groups(
@@ -124,14 +126,15 @@ def _groups(
     params: NearParams,
     semantic: SemanticParams | None,
     verify: Verify,
-) -> tuple[Indices, Floats, Kinds, Indices]:
-    """Survivor, distance, kind and group of each row, as in `Decisions`."""
+) -> tuple[Indices, Floats, Kinds, Indices, Search | None]:
+    """Survivor, distance, kind and group of each row, and how embeddings were searched, as in `Decisions`."""
     heads = order[head[order] == order]
     seen = readable(pictures, heads)
     near, near_distance = _near_groups(pictures, seen, params, verify)
     survivor, distance, kind = _of_heads(seen, near, near_distance, len(order))
+    search = None
     if semantic is not None and pictures.vectors is not None:
-        _add_semantic(pictures.vectors, heads, survivor, distance, kind, semantic)
+        search = _add_semantic(pictures.vectors, heads, survivor, distance, kind, semantic)
     survivor, distance, kind = survivor[head], distance[head], kind[head]
     exact = head != np.arange(len(head))
     distance[exact] = 0
@@ -143,7 +146,7 @@ def _groups(
     grouped[survivor[kind >= 0]] = True
     group = np.where(grouped[survivor], survivor, -1)
     survivor[again] = again
-    return survivor, distance, kind, group
+    return survivor, distance, kind, group, search
 
 
 def _of_own_uid(uid: pa.ChunkedArray, of: Indices) -> Indices:
@@ -193,10 +196,13 @@ def _add_semantic(
     distance: Floats,
     kind: Kinds,
     params: SemanticParams,
-) -> None:
-    """Let survivors of near groups survive no longer where the embedding of a better one is close; in place."""
+) -> Search:
+    """Let survivors of near groups survive no longer where the embedding of a better one is close; in place.
+
+    Returns how embeddings were searched.
+    """
     rows = embedded(vectors, heads[survivor[heads] == heads])
-    chosen, to = _semantic_stars(vectors[rows], params)
+    chosen, to, search = _semantic_stars(vectors[rows], params)
     taken = np.flatnonzero(chosen != np.arange(len(rows)))
     new = survivor.copy()
     new[rows[taken]] = rows[chosen[taken]]
@@ -209,21 +215,22 @@ def _add_semantic(
     distance[moved] = to[taken][new[rows[taken]] != rows[taken]]
     kind[moved] = _SEMANTIC
     survivor[heads] = new[survivor[heads]]
+    return search
 
 
-def _semantic_stars(vectors: Vectors, params: SemanticParams) -> tuple[Indices, Floats]:
-    """For each of `vectors` (the best first) its survivor by cosine, and the distance to it."""
+def _semantic_stars(vectors: Vectors, params: SemanticParams) -> tuple[Indices, Floats, Search]:
+    """For each of `vectors` (the best first) its survivor by cosine, the distance to it, and the search."""
     # Equal vectors are one node, as many as there may be.
     nodes, first_of = distinct(vectors)
     if len(nodes) < len(vectors):
         vectors = vectors[nodes]
-    pairs, cosine = similar_pairs(
+    pairs, cosine, search = similar_pairs(
         vectors, 1 - params.max_distance, clusters=params.clusters, probes=params.probes, seed=params.seed
     )
     star = stars(len(nodes), pairs)
     to = _distance_to(star, pairs, np.clip(1 - cosine, 0, 1).astype(np.float32))
     node = np.searchsorted(nodes, first_of)
-    return nodes[star[node]], np.nan_to_num(to[node])
+    return nodes[star[node]], np.nan_to_num(to[node]), search
 
 
 def _cosine_distance(vectors: Vectors, a: Indices, b: Indices) -> Floats:

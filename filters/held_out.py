@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from filters.clusters import cross_pairs
+from filters.clusters import Search, cross_pairs
 from filters.groups import Floats, Indices
 from filters.near_pairs import NearParams, Pictures, Verify, cross_candidates, embedded, log_aspect, readable
 
@@ -36,7 +36,8 @@ class Hits:
     """The closest evaluation picture of each set for each row that has one, the rows ascending.
 
     Hits of a row come closest first, by set and item among equals. `row` and `distance` [H] are plain; `kind` [H]
-    counts in KINDS, `place` [H] is the row of the evaluation table; `set` [H] counts in `names`.
+    counts in KINDS, `place` [H] is the row of the evaluation table; `set` [H] counts in `names`. `search` says how
+    embeddings were searched, None where they were not.
     """
 
     row: Indices
@@ -45,6 +46,7 @@ class Hits:
     place: Indices
     set: npt.NDArray[np.int32]
     names: list[str]
+    search: Search | None = None
 
 
 def no_hits() -> Hits:
@@ -77,15 +79,17 @@ def find_hits(
     parts = _exact_hits(pictures, evaluation, by_name, sets[by_name])
     heads = order[head[order] == order]
     parts.append(_near_hits(pictures, readable(pictures, heads), evaluation, by_name, params, verify))
+    search = None
     if semantic is not None and pictures.vectors is not None and evaluation.vectors is not None:
-        parts.append(_semantic_hits(pictures, heads, evaluation, by_name, semantic))
+        part, search = _semantic_hits(pictures, heads, evaluation, by_name, semantic)
+        parts.append(part)
     # From heads to all rows that they stand for; exact ones are of the rows themselves.
     row, kind, distance, place = (np.concatenate(column) for column in zip(*parts, strict=True))
     of_heads = kind >= _NEAR
     again, member = _members(head, row[of_heads])
     row = np.concatenate([row[~of_heads], member])
     kind, distance, place = (np.concatenate([x[~of_heads], x[of_heads][again]]) for x in (kind, distance, place))
-    return _closest(row, kind, distance, place, by_name, sets, names)
+    return replace(_closest(row, kind, distance, place, by_name, sets, names), search=search)
 
 
 _Part = tuple[Indices, Indices, Floats, Indices]
@@ -125,7 +129,7 @@ def _near_hits(
 
 def _semantic_hits(
     pictures: Pictures, heads: Indices, evaluation: Pictures, by_name: Indices, params: SemanticParams
-) -> _Part:
+) -> tuple[_Part, Search]:
     assert pictures.vectors is not None and evaluation.vectors is not None
     rows = evaluation.vector_rows
     rows = np.arange(len(evaluation.table)) if rows is None else rows
@@ -134,7 +138,7 @@ def _semantic_hits(
     rank = np.empty(len(by_name), np.int64)
     rank[by_name] = np.arange(len(by_name))
     order = np.argsort(rank[rows])
-    pairs, cosine = cross_pairs(
+    pairs, cosine, search = cross_pairs(
         pictures.vectors[heads],
         evaluation.vectors[order],
         1 - params.max_distance,
@@ -143,7 +147,7 @@ def _semantic_hits(
         seed=params.seed,
     )
     distance = np.clip(1 - cosine, 0, 1).astype(np.float32)
-    return heads[pairs[:, 0]], np.full(len(pairs), _SEMANTIC), distance, rows[order][pairs[:, 1]]
+    return (heads[pairs[:, 0]], np.full(len(pairs), _SEMANTIC), distance, rows[order][pairs[:, 1]]), search
 
 
 def _members(head: Indices, heads: Indices) -> tuple[Indices, Indices]:

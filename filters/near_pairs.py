@@ -22,6 +22,7 @@ Vectors = npt.NDArray[np.float16] | npt.NDArray[np.float32]
 _VERIFY_BLOCK = 4096
 _VECTOR_BLOCK = 1 << 16
 _ALL = 4096  # pairs of pictures of two equal or near hashes up to which all are candidates
+_COMPLETE = 1 << 30  # pairs of pictures up to which the search by pixels is complete: half a minute of one core
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +31,14 @@ class NearParams:
 
     `hamming_radius` (bits of 64) and `tangent_radius` (in units of the pictures' curvature, see `tangent_pairs`)
     bound the candidates, `max_distance` (0 to 1) the verified `picture_distance`; `max_aspect` bounds the difference
-    of the logarithms of width/height, which a crop of 5 % on each side changes by 0.1.
+    of the logarithms of width/height, which a crop of 5 % on each side changes by 0.1. A `tangent_radius` of 0
+    switches the search by pixels off. Among so many pictures that the complete one takes minutes to days each is
+    compared with those of the `tangent_probes` nearest clusters only; None: with all, whatever it takes.
     """
 
     hamming_radius: int = 8
     tangent_radius: float = 1.8
+    tangent_probes: int | None = 16
     max_distance: float = 0.09
     max_aspect: float = 0.15
 
@@ -96,16 +100,21 @@ def cross_candidates(one: Pictures, rows: Indices, other: Pictures, others: Indi
     return _candidates(one, rows, other, others, params)
 
 
+def pixel_probes(queries: int, base: int, params: NearParams) -> int | None:
+    """How many clusters each of `queries` pictures visits among `base` ones; None for all that may matter."""
+    complete = params.tangent_radius == 0 or queries * base <= _COMPLETE
+    return None if complete else params.tangent_probes
+
+
 def _candidates(one: Pictures, rows: Indices, other: Pictures | None, others: Indices, params: NearParams) -> Pairs:
     base = other or one
     aspects = log_aspect(one.table)[rows], log_aspect(base.table)[others]
     our_shapes, their_shapes = (np.floor(a / max(params.max_aspect, 1e-6)) for a in aspects)
     second = None if other is None else _hashes(other, others)
-    by_pixels = _by_pixels(one, rows, other, others, params.tangent_radius)
-    by_hash = _by_hash(_hashes(one, rows), second, params.hamming_radius)
-    found = np.concatenate(
-        [_expanded(*by_pixels, our_shapes, their_shapes), _expanded(*by_hash, our_shapes, their_shapes)]
-    )
+    joined = [_by_hash(_hashes(one, rows), second, params.hamming_radius)]
+    if params.tangent_radius > 0:
+        joined.append(_by_pixels(one, rows, other, others, params))
+    found = np.concatenate([_expanded(*part, our_shapes, their_shapes) for part in joined])
     if other is None:
         # One orientation for each pair: the distance is not quite symmetric.
         found = np.sort(found[found[:, 0] != found[:, 1]], axis=1)
@@ -139,20 +148,31 @@ def _by_hash(first: tuple[Hashes, Indices], second: tuple[Hashes, Indices] | Non
     return ours, others, hamming_pairs(values, theirs, radius)
 
 
-def _by_pixels(one: Pictures, rows: Indices, other: Pictures | None, others: Indices, radius: float) -> _Joined:
-    """Pairs of thumbnails whose tangent distance is at most `radius`; equal thumbnails are searched once."""
-    ours = _distinct(_thumb_hashes(one, rows), np.arange(len(rows)))[1]
-    theirs = ours if other is None else _distinct(_thumb_hashes(other, others), np.arange(len(others)))[1]
-    first, second = rows[ours[0][ours[1][:-1]]], others[theirs[0][theirs[1][:-1]]]
-    base = other or one
+def _by_pixels(one: Pictures, rows: Indices, other: Pictures | None, others: Indices, params: NearParams) -> _Joined:
+    """Pairs of thumbnails within the tangent radius of each other; equal thumbnails are searched once."""
+    ours, first = _distinct_thumbs(one, rows)
+    theirs, second = (ours, first) if other is None else _distinct_thumbs(other, others)
+    queries = _thumbs_of(one, first)
+    base = queries if other is None else _thumbs_of(other, second)
     found = near_tangent_pairs(
-        lambda places: one.thumbs(first[places]),
+        queries,
         len(first),
-        lambda places: base.thumbs(second[places]),
+        base,
         len(second),
-        radius,
+        params.tangent_radius,
+        probes=pixel_probes(len(rows), len(others), params),
     )
     return ours, theirs, found
+
+
+def _distinct_thumbs(pictures: Pictures, rows: Indices) -> tuple[_Members, Indices]:
+    """The places in `rows` of each distinct thumbnail, and a row that has it."""
+    members = _distinct(_thumb_hashes(pictures, rows), np.arange(len(rows)))[1]
+    return members, rows[members[0][members[1][:-1]]]
+
+
+def _thumbs_of(pictures: Pictures, rows: Indices) -> Thumbs:
+    return lambda places: pictures.thumbs(rows[places])
 
 
 def _thumb_hashes(pictures: Pictures, rows: Indices) -> Hashes:

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from filters.duplicates import Decisions, NearParams, Pictures, SemanticParams, decide
 from filters.errors import ConfigError, InputError
+from filters.near_pairs import pixel_probes
 from pipelines.config import JobConfig
 from pipelines.dedupes.damage import check_damage, damage_text, unreadable
 from pipelines.dedupes.facts import Facts, load_facts
@@ -39,7 +40,12 @@ class DedupeConfig(JobConfig):
     priority: list[str] = Field([], description="sources whose sample survives first; those not named tie after them")
     hamming_radius: int = Field(NearParams().hamming_radius, ge=0, le=64, description="bits of phash for candidates")
     tangent_radius: float = Field(
-        NearParams().tangent_radius, ge=0, description="coarse distance for candidates, by their curvature"
+        NearParams().tangent_radius,
+        ge=0,
+        description="coarse distance for candidates, by their curvature; 0: not searched",
+    )
+    tangent_probes: int | None = Field(
+        NearParams().tangent_probes, ge=1, description="clusters of pixels a picture visits in a crowd; null: all"
     )
     max_distance: float = Field(
         NearParams().max_distance, ge=0, le=1, description="verified distance of near duplicates"
@@ -52,6 +58,9 @@ class DedupeConfig(JobConfig):
     )
     semantic_distance: float | None = Field(
         None, ge=0, lt=1, description="1 - cosine of the embeddings of semantic duplicates; null: not searched"
+    )
+    eval_semantic_distance: float | None = Field(
+        None, ge=0, lt=1, description="1 - cosine to an evaluation picture; null: that of semantic duplicates, if any"
     )
     clusters: int | None = Field(None, ge=1, description="clusters of embeddings; null: by their number")
     probes: int | None = Field(None, ge=1, description="clusters each embedding visits; null: as a sample needs")
@@ -80,19 +89,22 @@ def run(config: DedupeConfig) -> dict[str, Any]:
         account.extra = {"verdicts": name, **state["summary"]}
         say("dedupe: verdicts are up to date")
         return account.summary()
-    facts, found = _compared(root, shards, config, marks)
+    facts, evaluation, unembedded, found = _compared(root, shards, config, marks)
     # Until all files are of this run, none of the earlier ones says that they are.
     root.remove("verdicts", name, _STATE)
     written = write_verdicts(root, name, shards, facts, found, sets)
     by_source, overlaps = count_kinds(facts, found), count_overlaps(facts, found, list(sets))
-    summary = {"by_source": by_source, "eval_overlaps": overlaps, "unreadable": unreadable(facts)}
+    summary = {
+        "by_source": by_source, "eval_overlaps": overlaps, "eval_sets_without_embeddings": unembedded,
+        "searches": _searches(config, facts, evaluation, found), "unreadable": unreadable(facts),
+    }  # fmt: skip
     root.write_json({"mark": mark, "summary": summary}, "verdicts", name, _STATE)
     account.shards_done, account.shards_skipped = written, len(shards) - written
     account.add(facts.table.num_rows, _total(by_source))
     account.extra = {"verdicts": name, **summary}
     account.check(config.max_failed_fraction)
     _print(account, by_source, overlaps)
-    check_damage(facts, config.max_failed_fraction)
+    check_damage(facts, config.max_failed_fraction, account.summary())
     return account.summary()
 
 
@@ -112,8 +124,11 @@ def _check_shards(root: Root, shards: Sequence[ShardId], config: DedupeConfig) -
 
 
 def _check_features(root: Root, config: DedupeConfig) -> None:
-    if config.features is None and config.semantic_distance is not None:
-        raise ConfigError("--semantic-distance compares embeddings; give --features FINGERPRINT too")
+    if config.eval_semantic_distance is not None and config.tasks is None:
+        raise ConfigError("--eval-semantic-distance compares with evaluation sets; give --tasks FOLDER too")
+    if config.features is None and _embeds(config):
+        name = "--semantic-distance" if config.semantic_distance is not None else "--eval-semantic-distance"
+        raise ConfigError(f"{name} compares embeddings; give --features FINGERPRINT too")
     there = root.names("features")
     if config.features is not None and config.features not in there:
         known = ", ".join(there) or "none"
@@ -122,18 +137,19 @@ def _check_features(root: Root, config: DedupeConfig) -> None:
 
 def _compared(
     root: Root, shards: Sequence[ShardId], config: DedupeConfig, marks: dict[str, str]
-) -> tuple[Facts, Decisions]:
-    """What is known of all pictures and decided on them."""
+) -> tuple[Facts, Pictures | None, list[str], Decisions]:
+    """What is known of all pictures, the evaluation pictures, the sets without embeddings, and what is decided."""
     again = frozenset[ShardId]()
     while True:
         make_looks(root, shards, cpus=config.cpus, local=config.local)
-        facts = load_facts(root, shards, config.features, embed=config.semantic_distance is not None)
+        facts = load_facts(root, shards, config.features, embed=_embeds(config))
         say(f"dedupe: {facts.table.num_rows} pictures")
         for text in (damage_text(facts), mixed_modes(facts.table)):
             if text:
                 say(f"dedupe: {text}")
+        evaluation, unembedded = _evaluation(root, config, facts, marks)
         try:
-            return facts, _decide(root, config, facts, marks)
+            return facts, evaluation, unembedded, _decide(root, config, facts, evaluation)
         except DamagedError as error:
             # Damaged since they were looked at: what is decided must be what a fresh run decides.
             if error.shards <= again:
@@ -142,19 +158,34 @@ def _compared(
             forget(root, error.shards)
 
 
-def _decide(root: Root, config: DedupeConfig, facts: Facts, marks: dict[str, str]) -> Decisions:
-    semantic = None
-    if config.semantic_distance is not None:
-        semantic = SemanticParams(config.semantic_distance, config.clusters, config.probes, config.seed)
+def _embeds(config: DedupeConfig) -> bool:
+    return config.semantic_distance is not None or config.eval_semantic_distance is not None
+
+
+def _evaluation(
+    root: Root, config: DedupeConfig, facts: Facts, marks: dict[str, str]
+) -> tuple[Pictures | None, list[str]]:
+    """The evaluation pictures, and the sets whose embeddings were asked for and are missing."""
+    if not marks:
+        return None, []
     embedded = (config.features or "", facts.vectors.shape[1]) if facts.vectors is not None else None
-    evaluation = load_evaluation(root, config.tasks or "", marks, embedded, config.threads) if marks else None
+    return load_evaluation(root, config.tasks or "", marks, embedded, config.threads)
+
+
+def _semantic(config: DedupeConfig, distance: float | None) -> SemanticParams | None:
+    return None if distance is None else SemanticParams(distance, config.clusters, config.probes, config.seed)
+
+
+def _decide(root: Root, config: DedupeConfig, facts: Facts, evaluation: Pictures | None) -> Decisions:
+    held_out = config.semantic_distance if config.eval_semantic_distance is None else config.eval_semantic_distance
     verifier = Verifier(root, cpus=config.cpus, local=config.local)
     found = decide(
         Pictures(facts.table, facts.looks.__getitem__, facts.vectors),
         priority=config.priority,
         evaluation=evaluation,
         params=_params(config),
-        semantic=semantic,
+        semantic=_semantic(config, config.semantic_distance),
+        eval_semantic=_semantic(config, held_out),
         placeholder_urls=config.placeholder_urls,
         captions=None if config.caption_similarity is None else facts.captions,
         caption_similarity=config.caption_similarity or 1,
@@ -164,11 +195,32 @@ def _decide(root: Root, config: DedupeConfig, facts: Facts, marks: dict[str, str
     return found
 
 
+def _searches(
+    config: DedupeConfig, facts: Facts, evaluation: Pictures | None, found: Decisions
+) -> dict[str, dict[str, float]]:
+    """How completely pictures were searched, by the search, for the summary; each printed in one line."""
+    size, params = facts.table.num_rows, _params(config)
+    searches: dict[str, dict[str, float]] = {}
+    for name, held in (("pixels", size), ("eval_pixels", 0 if evaluation is None else len(evaluation.table))):
+        if (probes := pixel_probes(size, held, params)) is not None:
+            searches[name] = {"probes": probes}
+            say(f"dedupe: {name}: each picture of the crowd is compared with the {probes} nearest clusters only")
+    for name, search in (("semantic", found.semantic), ("eval_semantic", found.hits.search)):
+        if search is not None:
+            searches[name] = {"clusters": search.clusters, "probes": search.probes, "recall": round(search.recall, 4)}
+            say(
+                f"dedupe: {name}: embeddings visit {search.probes} of {search.clusters:,} clusters, which finds "
+                f"{search.recall:.2%} of a sample's pairs"
+            )
+    return searches
+
+
 def _params(config: DedupeConfig) -> NearParams:
     return dataclasses.replace(
         NearParams(),
         hamming_radius=config.hamming_radius,
         tangent_radius=config.tangent_radius,
+        tangent_probes=config.tangent_probes,
         max_distance=config.max_distance,
     )
 

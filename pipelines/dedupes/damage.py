@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from filters.errors import BudgetExceeded
@@ -26,10 +27,11 @@ def damage_text(facts: Facts) -> str | None:
     )
 
 
-def check_damage(facts: Facts, max_failed_fraction: float) -> None:
-    """BudgetExceeded if too many pictures cannot be decoded."""
+def check_damage(facts: Facts, max_failed_fraction: float, summary: Mapping[str, Any]) -> None:
+    """BudgetExceeded, with the `summary` of the run, if too many pictures cannot be decoded."""
     if len(facts.damage) > max_failed_fraction * len(facts.table):
         raise BudgetExceeded(
-            f"dedupe: {len(facts.damage)} of {len(facts.table)} stored pictures are damaged, more than "
-            f"max_failed_fraction={max_failed_fraction}; first: {facts.damage[0]}"
+            f"{len(facts.damage)} of {len(facts.table)} stored pictures are damaged, more than "
+            f"max_failed_fraction={max_failed_fraction}; first: {facts.damage[0]}",
+            summary,
         )

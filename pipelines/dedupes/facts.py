@@ -111,16 +111,27 @@ def _rows(root: Root, shard: ShardId, features: str | None) -> pa.Table:
 
 
 def _scores(root: Root, features: str, shard: ShardId, table: pa.Table) -> pa.Array:
-    """The scores of rows, null where there are none; a retry has those of its first attempt."""
+    """The scores of rows, null where a picture has none; a retry has those of its first attempt.
+
+    ShardError where a row has no features: a survivor must not change because a file is missing.
+    """
+    if not table.num_rows:
+        return pa.nulls(0, pa.float32())
     folder, name = ("features", features, shard.source), f"{shard.number}.parquet"
     names = [name] if root.exists(*folder, name) else []
     if not names and not pc.any(pc.equal(table["attempt"], 0)).as_py():
         names = root.names(*folder, suffix=".parquet")
     parts = [root.read_table(*folder, name, columns=["uid", "clip_score"]) for name in names]
     if not parts:
-        return pa.nulls(table.num_rows, pa.float32())
+        raise ShardError(f"{root.path(*folder, name)}: not there; run `headwater score` with its model first")
     known = pa.concat_tables([part.filter(pc.is_in(part["uid"], table["uid"])) for part in parts]).combine_chunks()
-    score = known["clip_score"].take(pc.index_in(table["uid"], known["uid"])).combine_chunks()
+    places = pc.index_in(table["uid"], known["uid"])
+    if places.null_count:
+        raise ShardError(
+            f"{root.path(*folder, name)}: lacks {places.null_count} of the shard's {table.num_rows} pictures; delete "
+            "it and run `headwater score` again"
+        )
+    score = known["clip_score"].take(places).combine_chunks()
     # A score that is no number decides nothing.
     return pc.if_else(pc.is_finite(score), score, None).cast(pa.float32())
 

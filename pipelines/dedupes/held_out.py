@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from evaluation.pictures import eval_files, eval_pictures, eval_sets
 from filters.errors import ConfigError, InputError, ShardError
+from filters.groups import Indices
 from filters.near import THUMB, thumbnail
 from filters.near_pairs import Pictures, Vectors
 from filters.pixels import RGB, DecodeError, decode, phash
@@ -76,8 +77,10 @@ def set_marks(root: Root, tasks: str, names: list[str]) -> dict[str, str]:
 
 def load_evaluation(
     root: Root, tasks: str, marks: dict[str, str], embedded: tuple[str, int] | None, threads: int
-) -> Pictures:
+) -> tuple[Pictures, list[str]]:
     """All pictures of the sets in `marks`, with the facts that downloaded ones have, and embeddings where these are.
+
+    The names are those of the sets whose embeddings are asked for and not there.
 
     `embedded` is the fingerprint of the features and the width of their embeddings, None where none are asked for.
     InputError for a set whose pictures cannot be read, or whose embeddings are not those of its pictures.
@@ -92,8 +95,8 @@ def load_evaluation(
             parts.append(_facts(table, name, number))
     table = pa.concat_tables(parts)
     say(f"dedupe: {pa.compute.sum(table['whole']).as_py() or 0} evaluation pictures in {len(marks)} sets")
-    vectors, rows = _embeddings(root, embedded, list(marks), table)
-    return Pictures(table, np.concatenate(looks).__getitem__, vectors, rows)
+    vectors, rows, missing = _embeddings(root, embedded, list(marks), table)
+    return Pictures(table, np.concatenate(looks).__getitem__, vectors, rows), missing
 
 
 def thumbs(root: Root, name: str, number: int, rows: list[int]) -> RGB:
@@ -173,18 +176,19 @@ def _facts(table: pa.Table, name: str, number: int) -> pa.Table:
 
 def _embeddings(
     root: Root, wanted: tuple[str, int] | None, names: list[str], table: pa.Table
-) -> tuple[Vectors | None, pa.Array]:
-    """Embeddings of the sets that have them, float16 [M, D], and the rows (whole pictures) that they are of."""
+) -> tuple[Vectors | None, Indices | None, list[str]]:
+    """Embeddings of the sets that have them, float16 [M, D], the rows (whole pictures) they are of; other sets."""
     if wanted is None:
-        return None, None
+        return None, None, []
     features, width = wanted
-    found, rows = [], []
+    found, rows, missing = [], [], []
     for name in names:
         own = np.flatnonzero(np.array(pa.compute.and_(pa.compute.equal(table["eval_set"], name), table["whole"])))
         parts = ("eval_features", features, f"{name}.parquet")
         if not root.exists(*parts):
             say(f"dedupe: no embeddings of the evaluation set {name}: only its bytes and pixels are compared; "
                 "`headwater score --tasks` makes them")  # fmt: skip
+            missing.append(name)
             continue
         embedded = root.read_table(*parts)
         if not embedded["item"].combine_chunks().equals(table["eval_item"].take(own).combine_chunks()):
@@ -195,5 +199,5 @@ def _embeddings(
             raise InputError(str(error)) from error
         rows.append(own)
     if not found:
-        return None, None
-    return np.concatenate(found), np.concatenate(rows)
+        return None, None, missing
+    return np.concatenate(found), np.concatenate(rows), missing

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from filters import candidates
 from filters.candidates import blurred, near_tangent_pairs, tangent_pairs
 from filters.near import thumbnail
 from filters.pixels import decode
@@ -85,6 +86,16 @@ def test_few_probes_lose_little() -> None:
     assert len(some) >= 0.95 * len(every)
     assert as_set(near_tangent_pairs(*args, clusters=30, probes=99)) == every
     assert as_set(near_tangent_pairs(*args, clusters=30, probes=4)) == some
+
+
+def test_where_queries_are_the_base_only_the_work_is_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    thumbs = pictures(300, 6)
+    look = thumbs.__getitem__
+    expected = near_tangent_pairs(look, 300, lambda rows: thumbs[rows], 300, 1.8, clusters=9, probes=3)
+    assert np.array_equal(near_tangent_pairs(look, 300, look, 300, 1.8, clusters=9, probes=3), expected)
+    # Pairs that are looked at in smaller parts are the same ones.
+    monkeypatch.setattr(candidates, "_TOGETHER", 7)
+    assert np.array_equal(near_tangent_pairs(look, 300, look, 300, 1.8, clusters=9, probes=3), expected)
 
 
 def as_set(pairs: npt.NDArray[np.int64]) -> set[tuple[int, int]]:

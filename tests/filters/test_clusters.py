@@ -11,10 +11,11 @@ import pytest
 
 from filters import products
 from filters.clusters import (
+    GOAL,
+    Search,
     cross_pairs,
     nearest,
     pair_recall,
-    probes_for,
     similar_pairs,
     train_centroids,
 )
@@ -48,7 +49,7 @@ def test_one_cluster_is_complete(dtype: type[np.float16] | type[np.float32], mon
     vectors: Any = topics(2500).astype(dtype)
     expected = brute(vectors.astype(np.float32), vectors.astype(np.float32), 0.9)
     expected = expected[expected[:, 0] < expected[:, 1]]
-    pairs, cosine = similar_pairs(vectors, 0.9)
+    pairs, cosine, *_ = similar_pairs(vectors, 0.9)
     assert np.array_equal(pairs, expected)
     exact = np.einsum("nd,nd->n", vectors[pairs[:, 0]].astype(np.float64), vectors[pairs[:, 1]].astype(np.float64))
     assert np.allclose(cosine, exact, atol=1e-6)
@@ -63,8 +64,8 @@ def test_one_cluster_is_complete(dtype: type[np.float16] | type[np.float32], mon
 @pytest.mark.parametrize("probes", [1, 3, 25])
 def test_clusters_give_true_pairs_once_and_all_with_all_probes(probes: int) -> None:
     vectors = topics(3000)
-    every, _ = similar_pairs(vectors, 0.9, clusters=1)
-    pairs, cosine = similar_pairs(vectors, 0.9, clusters=25, probes=probes)
+    every, *_ = similar_pairs(vectors, 0.9, clusters=1)
+    pairs, cosine, *_ = similar_pairs(vectors, 0.9, clusters=25, probes=probes)
     assert len(np.unique(pairs, axis=0)) == len(pairs)
     assert set(map(tuple, pairs.tolist())) <= set(map(tuple, every.tolist()))
     assert (pairs[:, 0] < pairs[:, 1]).all()
@@ -78,12 +79,18 @@ def test_clusters_give_true_pairs_once_and_all_with_all_probes(probes: int) -> N
 
 def test_measured_probes_reach_their_goal() -> None:
     vectors = topics(6000)
-    centroids = train_centroids(vectors, 64, seed=0)
-    one, _ = similar_pairs(vectors, 0.949, clusters=64, probes=1)
-    chosen, _ = similar_pairs(vectors, 0.949, clusters=64)
-    every, _ = similar_pairs(vectors, 0.949, clusters=1)
-    probes = probes_for(vectors, centroids, 0.949)
-    assert 1 < probes < 64
+    one, *_ = similar_pairs(vectors, 0.949, clusters=64, probes=1)
+    chosen, _, search = similar_pairs(vectors, 0.949, clusters=64)
+    every, _, every_search = similar_pairs(vectors, 0.949, clusters=1)
+    assert 1 < search.probes < search.clusters == 64
+    assert GOAL <= search.recall <= 1
+    assert similar_pairs(vectors, 0.949, clusters=64, probes=1).search.recall < 0.98
+    assert every_search == Search(1, 1, 1.0)
+    # Here only one side visits, so that it takes more.
+    across = cross_pairs(vectors[:3000], vectors[3000:], 0.949, clusters=64)
+    assert across.search.probes > 1
+    assert len(across.pairs) >= 0.99 * len(brute(vectors[:3000], vectors[3000:], 0.949))
+    assert len(cross_pairs(vectors[:0], vectors, 0.9, clusters=9).pairs) == 0
     assert len(one) < 0.98 * len(every)
     assert len(chosen) >= 0.99 * len(every)
     assert pair_recall(vectors, 0.949, every, sample=6000) == 1
@@ -95,11 +102,11 @@ def test_across_two_sets() -> None:
     vectors = topics(4000)
     queries, base = vectors[:900], vectors[900:]
     expected = brute(queries, base, 0.9)
-    exact, _ = cross_pairs(queries, base, 0.9)
+    exact, *_ = cross_pairs(queries, base, 0.9)
     assert np.array_equal(exact, expected)
-    every, _ = cross_pairs(queries, base, 0.9, clusters=20, probes=20)
+    every, *_ = cross_pairs(queries, base, 0.9, clusters=20, probes=20)
     assert np.array_equal(every, expected)
-    some, cosine = cross_pairs(queries, base, 0.9, clusters=20, probes=2)
+    some, cosine, *_ = cross_pairs(queries, base, 0.9, clusters=20, probes=2)
     assert set(map(tuple, some.tolist())) <= set(map(tuple, expected.tolist()))
     assert (cosine >= np.float32(0.9)).all()
 
@@ -107,11 +114,11 @@ def test_across_two_sets() -> None:
 def test_equal_rows_are_a_star() -> None:
     vectors = topics(1000).astype(np.float16)
     vectors[500:600] = vectors[7]
-    pairs, cosine = similar_pairs(vectors, 0.999)
+    pairs, cosine, *_ = similar_pairs(vectors, 0.999)
     assert np.array_equal(pairs, [[7, row] for row in range(500, 600)])
     assert (cosine == 1).all()
     assert np.isnan(pair_recall(vectors, 0.999, pairs, sample=1000))
-    across, _ = cross_pairs(vectors[7:8], vectors, 0.999)
+    across, *_ = cross_pairs(vectors[7:8], vectors, 0.999)
     assert len(across) == 101
 
 
@@ -154,7 +161,7 @@ def test_memory_map(tmp_path: Path) -> None:
     vectors = topics(1500).astype(np.float16)
     np.save(tmp_path / "v.npy", vectors)
     mapped = np.load(tmp_path / "v.npy", mmap_mode="r")
-    pairs, cosine = similar_pairs(mapped, 0.9)
+    pairs, cosine, *_ = similar_pairs(mapped, 0.9)
     expected = similar_pairs(vectors, 0.9)
     assert np.array_equal(pairs, expected[0])
     assert np.array_equal(cosine, expected[1])
@@ -182,7 +189,7 @@ def test_what_cannot_be_searched_is_one_line() -> None:
 @pytest.mark.parametrize("size", [0, 1, 2])
 def test_few_vectors(size: int) -> None:
     vectors = topics(40)[:size]
-    pairs, cosine = similar_pairs(vectors, -1)
+    pairs, cosine, *_ = similar_pairs(vectors, -1)
     assert len(pairs) == len(cosine) == size * (size - 1) // 2
-    across, _ = cross_pairs(vectors, vectors, -1)
+    across, *_ = cross_pairs(vectors, vectors, -1)
     assert len(across) == size * size

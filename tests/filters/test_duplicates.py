@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import numpy as np
@@ -9,10 +10,12 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from filters import near_pairs
 from filters.caption_groups import caption_signatures
+from filters.clusters import Search
 from filters.duplicates import NearParams, Pictures, SemanticParams, decide, distances, verdicts
 from filters.groups import Floats, Indices
-from filters.near_pairs import cross_candidates, self_candidates
+from filters.near_pairs import cross_candidates, pixel_probes, self_candidates
 from filters.pixels import RGB
 from pipelines.store.schema import VERDICTS
 from tests.filters.drawings import FAMILIES, as_evaluation, clock, flag, jpeg, near_copy, pictures, row, smiley
@@ -357,7 +360,9 @@ def test_evaluation_pictures_by_embedding(pool: Rows) -> None:
     vectors = np.zeros((1, given.vectors.shape[1] if given.vectors is not None else 0), np.float16)
     vectors[0, :2] = [1.0, 0.02]
     evaluation = Pictures(held_out.table, held_out.thumbs, vectors, np.array([1]))
-    found = by_uid(decide(given, priority=[], evaluation=evaluation, semantic=SemanticParams(0.01)).table())
+    decided = decide(given, priority=[], evaluation=evaluation, eval_semantic=SemanticParams(0.01))
+    assert decided.semantic is None and decided.hits.search == Search(1, 1, 1.0)
+    found = by_uid(decided.table())
     values = found["clock3"]
     assert (values["eval_kind"], values["eval_item"]) == ("semantic", "b")
     assert values["eval_distance"] == pytest.approx(0.0002, abs=1e-3)
@@ -399,6 +404,30 @@ def test_a_hash_that_many_share_does_not_pair_all_with_all(size: int) -> None:
     assert found == (every if size == 40 else few)
     crossed = set(map(tuple, cross_candidates(given, rows[:size], given, rows[size:], params).tolist()))
     assert crossed == {(a, b) for a in range(size) for b in range(size) if size == 40 or 0 in (a, b)}
+
+
+def test_a_crowd_is_searched_by_pixels_in_its_nearest_clusters_only(
+    pool: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, rows = pictures(pool), np.arange(len(pool))
+    by_pixels = NearParams(hamming_radius=0)
+    every = set(map(tuple, self_candidates(given, rows, by_pixels).tolist()))
+    assert pixel_probes(len(rows), len(rows), by_pixels) is None
+    monkeypatch.setattr(near_pairs, "_COMPLETE", 100)
+    assert pixel_probes(len(rows), len(rows), by_pixels) == 16
+    assert set(map(tuple, self_candidates(given, rows, by_pixels).tolist())) == every
+    one = dataclasses.replace(by_pixels, tangent_probes=1)
+    some = set(map(tuple, self_candidates(given, rows, one).tolist()))
+    crossed = cross_candidates(given, rows[:9], given, rows[9:], one)
+    assert some < every
+    assert len(crossed)
+    complete = dataclasses.replace(by_pixels, tangent_probes=None)
+    assert pixel_probes(10**6, 10**6, complete) is None
+    assert set(map(tuple, self_candidates(given, rows, complete).tolist())) == every
+    off = NearParams(hamming_radius=64, tangent_radius=0)
+    assert pixel_probes(10**6, 10**6, off) is None
+    monkeypatch.setattr(near_pairs, "near_tangent_pairs", lambda *_, **__: pytest.fail("switched off"))
+    assert len(self_candidates(given, rows, off))
 
 
 def test_many_of_one_hash_are_compared_with_one_of_their_own_proportions() -> None:

@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from evaluation.tasks import Task, write_task
+from filters import near_pairs
 from filters.errors import ConfigError, HeadwaterError, InputError, ShardError
 from pipelines import dedupe
 from pipelines.dedupes import pairs
@@ -312,6 +313,58 @@ def test_semantic_duplicates_and_overlaps(embedded: Root, capsys: pytest.Capture
     assert other["verdicts"] != found["verdicts"]
 
 
+def test_evaluation_sets_have_a_semantic_distance_of_their_own(
+    embedded: Root, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = dedupe.run(settings(embedded, tasks="eval", features="fp", eval_semantic_distance=0.01))
+    assert missing["eval_sets_without_embeddings"] == ["held"]
+    add_eval_features(embedded, ["x.jpg", "y.jpg"], unit((0, 0, 1), (0, 0.995, 0.1)))
+    capsys.readouterr()
+    alone = dedupe.run(settings(embedded, tasks="eval", features="fp", eval_semantic_distance=0.01))
+    assert (alone["counts"], alone["eval_sets_without_embeddings"]) == ({"unique": 3}, [])
+    assert alone["eval_overlaps"] == {"held": {"web": {"semantic": 1}}}
+    assert alone["searches"] == {"eval_semantic": {"clusters": 1, "probes": 1, "recall": 1.0}}
+    words = "eval_semantic: embeddings visit 1 of 1 clusters, which finds 100.00% of a sample's pairs\n"
+    assert words in capsys.readouterr().err
+    wide: dict[str, Any] = {"tasks": "eval", "features": "fp", "semantic_distance": 0.01}
+    both = dedupe.run(settings(embedded, **wide, eval_semantic_distance=0.001))
+    assert both["counts"] == {"semantic": 1, "unique": 2}
+    assert both["eval_overlaps"] == {"held": {}}
+    assert set(both["searches"]) == {"semantic", "eval_semantic"}
+    # What is up to date says the same again.
+    again = dedupe.run(settings(embedded, **wide, eval_semantic_distance=0.001))
+    assert (again["searches"], again["shards_done"]) == (both["searches"], 0)
+
+
+def test_a_crowd_is_said_to_be_searched_in_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_root(tmp_path)
+    complete = dedupe.run(settings(root))
+    assert complete["searches"] == {}
+    monkeypatch.setattr(near_pairs, "_COMPLETE", 10)
+    crowd = dedupe.run(settings(root, tangent_probes=15))
+    assert crowd["searches"] == {"pixels": {"probes": 15}}
+    assert crowd["counts"] == complete["counts"]
+    assert (
+        "pixels: each picture of the crowd is compared with the 15 nearest clusters only" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"), [("missing", "00001.parquet: not there"), ("lacks", "lacks 1 of the sh")]
+)
+def test_missing_scores_do_not_change_survivors_silently(embedded: Root, damage: str, says: str) -> None:
+    assert dedupe.run(settings(embedded, features="fp"))["counts"] == {"unique": 3}
+    if damage == "missing":
+        embedded.remove("features", "fp", "web", "00001.parquet")
+    else:
+        add_features(embedded, "fp", ShardId("web", "00000"), ["a"], unit((1, 0, 0)), [0.1])
+    add_shard(embedded, "web", 2, [Given("d", jpeg(smiley(2)))], reason="http_404")
+    with pytest.raises(ShardError, match=says):
+        dedupe.run(settings(embedded, features="fp"))
+
+
 def test_a_picture_without_an_embedding_is_compared_by_its_looks_alone(embedded: Root) -> None:
     path = ("features", "fp", "web", "00000.parquet")
     table = embedded.read_table(*path)
@@ -374,6 +427,10 @@ def test_damaged_embeddings_are_one_line(embedded: Root, damage: str, says: str)
 def test_settings_that_make_no_sense(embedded: Root) -> None:
     with pytest.raises(ConfigError, match="give --features FINGERPRINT too"):
         dedupe.run(settings(embedded, semantic_distance=0.1))
+    with pytest.raises(ConfigError, match="--eval-semantic-distance compares embeddings; give --features"):
+        dedupe.run(settings(embedded, tasks="eval", eval_semantic_distance=0.1))
+    with pytest.raises(ConfigError, match="compares with evaluation sets; give --tasks FOLDER too"):
+        dedupe.run(settings(embedded, features="fp", eval_semantic_distance=0.1))
     with pytest.raises(ConfigError, match=r"'other' is not under .*/features; there is fp"):
         dedupe.run(settings(embedded, features="other"))
     with pytest.raises(ConfigError, match="'other' is not under"):
