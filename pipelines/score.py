@@ -28,12 +28,12 @@ from pipelines.engine import Work, map_shards
 from pipelines.job import Account, job_main, say
 from pipelines.sidecars import UNUSABLE, Sidecar, Signal, run_stage
 from pipelines.store.fingerprint import KEY, fingerprint
-from pipelines.store.models import ModelInfo, score_column, write_model
+from pipelines.store.models import ModelInfo, write_model
 from pipelines.store.root import Root, ShardId
 from pipelines.store.schema import SCHEMA_VERSION, eval_features, features
 from pipelines.store.shards import load_successes, read_images
 from trainer.embed import Faults, UnusableItem, embed_images, embed_pairs
-from trainer.model import LoadedModel, compile_layers, load_model
+from trainer.model import HUB, LOCAL, LoadedModel, compile_layers, load_model, resolve_name
 from trainer.packed import pack_layers
 
 # Evaluation pictures held at a time.
@@ -92,10 +92,10 @@ def model_info(config: ScoreConfig, dim: int) -> ModelInfo:
     """What `model.json` says of the scoring model."""
     return {
         "model": config.model,
-        "pretrained": config.pretrained,
+        # Of a folder and of a hub's model open_clip takes the weights that lie there.
+        "pretrained": None if resolve_name(config.model).startswith((LOCAL, HUB)) else config.pretrained,
         "precision": config.precision,
         "dim": dim,
-        "column": score_column(config.model),
     }
 
 

@@ -10,6 +10,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from typing import Literal, TypeAlias, TypeVar
@@ -49,7 +50,7 @@ def embed_images(
 
     `torch.get_num_threads()` threads decode and preprocess, just as open_clip does, ahead of the model; `batch` is
     the most pictures a forward pass. A picture's embedding does not depend on the pictures beside it, up to the
-    rounding of matrix products of another shape (1e-5 in fp32, 5e-3 in bf16). A picture that cannot be decoded, or
+    rounding of matrix products of another shape (each number 1e-5 in fp32, 5e-3 in bf16; docs/score.md). A picture that cannot be decoded, or
     whose embedding is not finite, is put into `faults` and its row is NaN; without `faults` it raises UnusableItem.
     """
     preprocess = split_preprocess(loaded.preprocess)
@@ -61,7 +62,8 @@ def embed_images(
         parts = _each_core(lambda start: features([pixels(start)]), starts)
     else:
         ready = _ahead(lambda start: pixels(start).pin_memory(), starts, torch.get_num_threads(), 4 * batch // size)
-        parts = [features(group) for group in _groups(ready, batch // size)]
+        with without_tf32():
+            parts = [features(group) for group in _groups(ready, batch // size)]
     return _finite(loaded, parts, "picture", np.arange(len(images)), faults)
 
 
@@ -82,7 +84,8 @@ def embed_texts(
     most = tokens.shape[1] * (batch if _on_gpu(loaded) else min(batch, _PART))
     chunks = list(length_chunks(lengths, _part(loaded, int(lengths.sum()), most)))
     features = partial(_text_features, loaded, tokens, lengths)
-    parts = [features(chunk) for chunk in chunks] if _on_gpu(loaded) else _each_core(features, chunks)
+    with without_tf32():
+        parts = [features(chunk) for chunk in chunks] if _on_gpu(loaded) else _each_core(features, chunks)
     order = np.concatenate(chunks)
     found = np.empty((len(texts), loaded.embed_dim), np.float32)
     found[order] = _finite(loaded, parts, "text", order, faults)
@@ -100,9 +103,24 @@ def embed_pairs(
     of_images, of_texts = faults or (None, None)
     if not _on_gpu(loaded):
         return embed_images(loaded, images, batch, of_images), embed_texts(loaded, texts, batch, of_texts)
-    with ThreadPoolExecutor(1) as beside:
+    # Around both: the one that ends first must not give TF32 back to the other.
+    with without_tf32(), ThreadPoolExecutor(1) as beside:
         embedded = beside.submit(embed_texts, loaded, texts, batch, of_texts)
         return embed_images(loaded, images, batch, of_images), embedded.result()
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Products of float32 without TF32, whose ten bits of mantissa CUDA has for convolutions unless told otherwise.
+
+    The settings are the whole process's; they are afterwards what they were before.
+    """
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def _on_gpu(loaded: LoadedModel) -> bool:

@@ -15,6 +15,7 @@ import open_clip
 import torch
 from open_clip import CLIP, CustomTextCLIP
 from open_clip.factory import get_model_config, list_pretrained_tags_by_model
+from open_clip.pretrained import get_pretrained_cfg
 from open_clip.transformer import TextTransformer
 from PIL import Image
 from safetensors import SafetensorError
@@ -63,12 +64,15 @@ def load_model(
         raise ModelError(f"precision {precision!r} is not known; use one of {', '.join(_PRECISIONS)}")
     spec = resolve_name(name)
     _check(spec, pretrained)
+    quick_gelu = wants_quick_gelu(spec, pretrained)
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(
-            spec, pretrained=pretrained, precision=precision, device=device
+            spec, pretrained=pretrained, precision=precision, device=device, force_quick_gelu=quick_gelu
         )
         tokenizer = open_clip.get_tokenizer(spec)
         config = get_model_config(spec)
+        if quick_gelu:
+            config = {**config, "quick_gelu": True}
     except _LOAD_ERRORS as error:
         raise ModelError(_one_line(name, pretrained, error)) from error
     model.eval()
@@ -83,6 +87,14 @@ def load_model(
         precision=precision,
         device=device,
     )
+
+
+def wants_quick_gelu(name: str, pretrained: str | None) -> bool:
+    """Whether known weights were trained with QuickGELU, as OpenAI's were, whatever the name of the model says.
+
+    Under a name without `-quickgelu` open_clip loads them all the same, with a warning, and gives other features.
+    """
+    return bool(get_pretrained_cfg(name.replace("/", "-"), pretrained or "").get("quick_gelu"))
 
 
 def text_tower(model: ClipModel) -> ClipModel:

@@ -35,11 +35,11 @@ _CATALOG = """
 Embeddings have as many numbers as their model gives, 512 above; NAME stands for an evaluation set.
 
 Table `samples` of `catalog.duckdb` has the columns of shard for the latest attempt of each uid, those of signals and
-verdicts, and the scores: each model's in a column of its own (`clip_b32_similarity_score`,
-`clip_l14_similarity_score`, else `clip_<model>_score`), the chosen one's as `clip_score` too. A number that is not
-finite is null there. `attempts` has all attempts. `entries` (`entry`, `text`, `matches`) lists the metadata entries
-and how many samples' captions hold each; `presets` (`preset`, `call`, `lacks`, `meaning`, `source`) the published
-filters, see [filters](filters.md). The others are `sources`, `shards`, `runs`, `mixtures`, `mixture_samples`."""
+verdicts, and the scores: each model's in a column of its own (see [scores](score.md)), the chosen one's as
+`clip_score` too. A number that is not finite is null there. `attempts` has all attempts. `entries` (`entry`, `text`,
+`matches`) lists the metadata entries and how many samples' captions hold each; `presets` (`preset`, `call`, `lacks`,
+`meaning`, `source`) the published filters, see [filters](filters.md). The others are `sources`, `shards`, `runs`,
+`mixtures`, `mixture_samples`."""
 
 
 def page() -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pyarrow as pa
 import pytest
 import torch
@@ -105,6 +106,19 @@ def test_a_score_depends_on_no_batch_and_no_shard(tmp_path: Path, tiny_model: Pa
     for uid, row in first.items():
         # Products of matrices of another shape round differently: 1e-5 in float32.
         assert second[uid]["clip_score"] == pytest.approx(row["clip_score"], abs=1e-5)
+
+
+def test_in_bf16_a_score_depends_little_on_batch_shard_and_order(tmp_path: Path, tiny_model: Path) -> None:
+    together = filled(tmp_path / "a", range(24))
+    apart = filled(tmp_path / "b", range(20, 24), range(3), range(19, 2, -1))
+    first = scored(together, run(together, tiny_model, precision="bf16")["model_fingerprint"])
+    second = scored(apart, run(apart, tiny_model, precision="bf16", batch=1)["model_fingerprint"])
+    exact = scored(together, run(together, tiny_model)["model_fingerprint"])
+    assert set(first) == set(second) == set(exact)
+    for uid, row in first.items():
+        # bfloat16 has eight bits of mantissa: 5e-3, as docs/score.md states; so much from fp32 too.
+        assert second[uid]["clip_score"] == pytest.approx(row["clip_score"], abs=5e-3)
+        assert exact[uid]["clip_score"] == pytest.approx(row["clip_score"], abs=5e-3)
 
 
 def test_a_second_run_does_only_what_is_missing_broken_or_outdated(tmp_path: Path, tiny_model: Path) -> None:
@@ -279,60 +293,97 @@ def test_several_models_stand_side_by_side(tmp_path: Path, tiny_model: Path, arc
     root = filled(tmp_path / "root", range(4))
     save_model(new_model(architecture, seed=1), TINY, tmp_path / "Other (v2)")
     names = [run(root, model)["model_fingerprint"] for model in (tiny_model, tmp_path / "Other (v2)")]
-    names.append(run(root, tiny_model, precision="bf16")["model_fingerprint"])
+    tiny = score_column(str(tiny_model), None)
+    assert score_columns(root) == {names[0]: tiny, names[1]: "clip_other_v2_score"}
+    # The folder's weights count, not those that open_clip is asked to put in their place and does not.
+    names.append(run(root, tiny_model, precision="bf16", pretrained="openai")["model_fingerprint"])
     assert sorted(set(names)) == root.names("features")
     columns = score_columns(root)
-    assert columns[names[1]] == "clip_other_v2_score"
-    tiny = score_column(str(tiny_model))
-    first, second = sorted((names[0], names[2]))
-    assert (columns[first], columns[second]) == (tiny, f"{tiny}_{second}")
+    assert [columns[name] for name in names] == [f"{tiny}_{names[0]}", "clip_other_v2_score", f"{tiny}_{names[2]}"]
     assert root.read_json("features", names[2], "model.json") == {
-        "model": str(tiny_model), "pretrained": None, "precision": "bf16", "dim": 32, "column": tiny,
+        "model": str(tiny_model), "pretrained": None, "precision": "bf16", "dim": 32,
     }  # fmt: skip
     for name in names:
         assert {shard.source for shard in root.shards("features", name)} == {"cc12m"}
 
 
 @pytest.mark.parametrize(
-    ("model", "column"),
+    ("model", "pretrained", "column"),
     [
-        ("ViT-B-32", "clip_b32_similarity_score"),
-        ("ViT-B-32-quickgelu", "clip_b32_similarity_score"),
-        ("ViT-L-14-336", "clip_l14_similarity_score"),
-        ("ViT-B-16", "clip_vit_b_16_score"),
-        ("hf-hub:someone/CLIP-ViT-g-14.v2", "clip_vit_g_14_v2_score"),
-        ("local-dir:some/folder/my model/", "clip_my_model_score"),
+        ("ViT-B-32", "openai", "clip_b32_similarity_score"),
+        ("ViT-B/32", "openai", "clip_b32_similarity_score"),
+        ("ViT-B-32-quickgelu", "openai", "clip_b32_similarity_score"),
+        ("ViT-L-14", "openai", "clip_l14_similarity_score"),
+        ("ViT-L-14-quickgelu", "openai", "clip_l14_similarity_score"),
+        ("ViT-L-14-336", "openai", "clip_vit_l_14_336_openai_score"),
+        ("ViT-L-14-336-quickgelu", "openai", "clip_vit_l_14_336_quickgelu_openai_score"),
+        ("ViT-B-16", "openai", "clip_vit_b_16_openai_score"),
+        ("ViT-B-32", "laion2b_s34b_b79k", "clip_vit_b_32_laion2b_s34b_b79k_score"),
+        ("ViT-B-32-256", "datacomp_s34b_b86k", "clip_vit_b_32_256_datacomp_s34b_b86k_score"),
+        ("ViT-B-32-SigLIP2-256", "webli", "clip_vit_b_32_siglip2_256_webli_score"),
+        ("ViT-L-14-CLIPA", "datacomp1b", "clip_vit_l_14_clipa_datacomp1b_score"),
+        ("ViT-B-32", "runs/7/epoch_32.pt", "clip_vit_b_32_epoch_32_pt_score"),
+        ("ViT-B-32", "weights/openai", "clip_vit_b_32_openai_score"),
+        ("hf-hub:someone/CLIP-ViT-g-14.v2", None, "clip_vit_g_14_v2_score"),
+        ("hf-hub:someone/ViT-B-32", None, "clip_vit_b_32_score"),
+        ("models/ViT-L-14", None, "clip_vit_l_14_score"),
+        ("models/ViT-B-32-xyz", None, "clip_vit_b_32_xyz_score"),
+        ("local-dir:some/folder/my model/", None, "clip_my_model_score"),
+        ("models/CLIP_b32_similarity", None, "clip_model_b32_similarity_score"),
     ],
 )
-def test_a_model_names_its_column(model: str, column: str) -> None:
-    assert score_column(model) == column
+def test_a_model_names_its_column(model: str, pretrained: str | None, column: str) -> None:
+    assert score_column(model, pretrained) == column
 
 
-def test_openai_weights_have_the_name_that_two_models_want(tmp_path: Path) -> None:
-    root = Root(str(tmp_path))
-    for name, model, pretrained in (
-        ("aaaaaaaaaaaa", "ViT-B-32", "laion2b_s34b_b79k"),
-        ("bbbbbbbbbbbb", "ViT-B-32", "openai"),
-        ("cccccccccccc", "ViT-L-14", "datacomp_xl_s13b_b90k"),
-    ):
-        column = score_column(model)
-        write_model(
-            root,
-            name,
-            {"model": model, "pretrained": pretrained, "precision": "fp32", "dim": 512, "column": column},
-        )
-        root.write_bytes(b"", "features", name, "datacomp", "00000.parquet")
-    # Ingest makes features of DataComp's metadata without saying more of their models; they are OpenAI's.
-    root.write_bytes(b"", "features", "datacomp-l14", "datacomp", "00000.parquet")
-    assert score_columns(root) == {
-        "aaaaaaaaaaaa": "clip_b32_similarity_score_aaaaaaaaaaaa",
-        "bbbbbbbbbbbb": "clip_b32_similarity_score",
-        "cccccccccccc": "clip_l14_similarity_score_cccccccccccc",
-        "datacomp-l14": "clip_l14_similarity_score",
+def test_models_of_open_clip_have_columns_of_their_own() -> None:
+    """Every model with known weights: only OpenAI's two, under their two names, share a column."""
+    by_column: dict[str, set[tuple[str, str]]] = {}
+    for model, tag in open_clip.list_pretrained():
+        by_column.setdefault(score_column(model, tag), set()).add((model, tag))
+    shared = {column: models for column, models in by_column.items() if len(models) > 1}
+    assert shared == {
+        f"clip_{short}_similarity_score": {(name, "openai"), (f"{name}-quickgelu", "openai")}
+        for short, name in (("b32", "ViT-B-32"), ("l14", "ViT-L-14"))
     }
 
 
-@pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b'{"column": "clip; DROP TABLE samples"}'])
+def put_model(root: Root, name: str, model: str, pretrained: str | None) -> None:
+    """A model that has scored something."""
+    write_model(root, name, {"model": model, "pretrained": pretrained, "precision": "fp32", "dim": 512})
+    root.write_bytes(b"", "features", name, "datacomp", "00000.parquet")
+
+
+def test_only_openais_weights_have_datacomps_names(tmp_path: Path) -> None:
+    root = Root(str(tmp_path))
+    put_model(root, "aaaaaaaaaaaa", "ViT-B-32", "laion2b_s34b_b79k")
+    assert score_columns(root) == {"aaaaaaaaaaaa": "clip_vit_b_32_laion2b_s34b_b79k_score"}
+    put_model(root, "bbbbbbbbbbbb", "ViT-B-32", "openai")
+    put_model(root, "cccccccccccc", "ViT-L-14", "openai")
+    # Ingest makes features of DataComp's metadata without saying more of their models; they are OpenAI's.
+    root.write_bytes(b"", "features", "datacomp-l14", "datacomp", "00000.parquet")
+    # Earlier versions wrote a column too, and DataComp's for any weights.
+    info = {"model": "ViT-L-14", "pretrained": "datacomp_xl_s13b_b90k", "column": "clip_l14_similarity_score"}
+    root.write_json(info, "features", "bcbcbcbcbcbc", "model.json")
+    root.write_bytes(b"", "features", "bcbcbcbcbcbc", "datacomp", "00000.parquet")
+    assert score_columns(root) == {
+        "aaaaaaaaaaaa": "clip_vit_b_32_laion2b_s34b_b79k_score",
+        "bbbbbbbbbbbb": "clip_b32_similarity_score",
+        "bcbcbcbcbcbc": "clip_vit_l_14_datacomp_xl_s13b_b90k_score",
+        "cccccccccccc": "clip_l14_similarity_score",
+        "datacomp-l14": "clip_l14_similarity_score_datacomp_l14",
+    }
+
+
+def test_a_name_that_two_models_want_comes_to_mean_neither(tmp_path: Path) -> None:
+    root = Root(str(tmp_path))
+    put_model(root, "bbbbbbbbbbbb", "one/epoch 3", None)
+    assert score_columns(root) == {"bbbbbbbbbbbb": "clip_epoch_3_score"}
+    put_model(root, "aaaaaaaaaaaa", "other/epoch_3", None)
+    assert score_columns(root) == {name: f"clip_epoch_3_score_{name}" for name in ("aaaaaaaaaaaa", "bbbbbbbbbbbb")}
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b'{"model": 3}', b'{"model": "x", "pretrained": 3}'])
 def test_a_broken_model_file_is_named(tmp_path: Path, content: bytes) -> None:
     root = Root(str(tmp_path))
     root.write_bytes(content, "features", "aaaaaaaaaaaa", "model.json")

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pytest
 
@@ -72,9 +73,8 @@ def root(tmp_path: Path) -> Root:
         rows = [{"uid": uid(source, i), **signal, "entries": [0] if i < 4 else [0, 2]} for i in there]
         put(root, SIGNALS, rows, "signals", "s1", source)
     root.write_bytes(b"of\nthe cat\npicture\n", "signals", "s1", "entries.txt")
-    for model, name, column in ((BASE, "ViT-B-32", B32), (LARGE, "ViT-L-14", L14)):
-        info = ModelInfo(model=name, pretrained="openai", precision="fp32", dim=2, column=column)
-        write_model(root, model, info)
+    for model, name in ((BASE, "ViT-B-32"), (LARGE, "ViT-L-14")):
+        write_model(root, model, ModelInfo(model=name, pretrained="openai", precision="fp32", dim=2))
     return root
 
 
@@ -104,8 +104,20 @@ def test_verdicts_of_a_killed_run_are_refused(root: Root) -> None:
         indexed(root)
 
 
+def test_a_published_threshold_is_applied_to_no_other_models_cosines(root: Root) -> None:
+    indexed(root)
+    assert ask(root, "SELECT count(*) FROM samples WHERE laion2b(samples)") == [(12,)]
+    write_model(root, BASE, ModelInfo(model="ViT-B-32", pretrained="laion400m_e32", precision="fp32", dim=2))
+    indexed(root)
+    assert ask(root, "SELECT count(clip_vit_b_32_laion400m_e32_score) FROM samples") == [(16,)]
+    with pytest.raises(duckdb.Error, match="run `headwater score --model ViT-B-32 --pretrained openai`"):
+        ask(root, "SELECT count(*) FROM samples WHERE laion2b(samples)")
+    lacks = ask(root, "SELECT preset FROM presets WHERE lacks LIKE '%--model ViT-B-32 --pretrained openai%'")
+    assert {name for (name,) in lacks} == {"laion400m", "laion2b"}
+
+
 def test_what_a_run_leaves_that_failed_at_once_is_not_chosen_among(root: Root) -> None:
-    write_model(root, "a", ModelInfo(model="a", pretrained="openai", precision="fp32", dim=2, column=B32))
+    write_model(root, "a", ModelInfo(model="ViT-B-32", pretrained="openai", precision="fp32", dim=2))
     root.write_bytes(b"of\n", "signals", "s0", "entries.txt")
     indexed(root)
     assert ask(root, f"SELECT count({B32}) FROM samples") == [(16,)]
@@ -201,7 +213,7 @@ def test_the_catalog_follows_signals_models_and_definitions(root: Root, monkeypa
     root.write_table(pa.Table.from_pylist([{**dict.fromkeys(SIGNALS.names), **row}], SIGNALS.arrow),
                      "signals", "s1", "ant", "00000.parquet", metadata={KEY: "new"})  # fmt: skip
     assert "up_to_date" not in indexed(root)
-    write_model(root, LARGE, ModelInfo(model="x", pretrained=None, precision="fp32", dim=2, column="clip_x_score"))
+    write_model(root, LARGE, ModelInfo(model="x", pretrained=None, precision="fp32", dim=2))
     assert "up_to_date" not in indexed(root)
     assert ask(root, "SELECT count(clip_x_score) FROM samples") == [(16,)]
     monkeypatch.setattr(presets, "digest", lambda: "another definition")

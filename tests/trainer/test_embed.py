@@ -207,6 +207,34 @@ def test_in_half_precision_a_batch_changes_little(mix: TinyMix) -> None:
         np.testing.assert_allclose(a, b, atol=5e-3)
 
 
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_gpus_products_of_float32_are_without_tf32(
+    mix: TinyMix, monkeypatch: pytest.MonkeyPatch, allowed: bool
+) -> None:
+    monkeypatch.setattr(embed, "_on_gpu", lambda loaded: True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    seen: list[tuple[bool, bool]] = []
+
+    def settings() -> tuple[bool, bool]:
+        return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+    loaded = tiny()
+    for module in (loaded.model.visual, loaded.model.transformer):
+        module.register_forward_pre_hook(lambda *_: seen.append(settings()))
+    before = settings()
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        embed_images(loaded, mix.images[:3])
+        embed_texts(loaded, CAPTIONS)
+        embed_pairs(loaded, mix.images, CAPTIONS, 16)
+        with pytest.raises(UnusableItem):
+            embed_images(loaded, [b"no picture"])
+        assert settings() == (allowed, allowed)
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+    assert len(seen) > 3 and set(seen) == {(False, False)}
+
+
 @pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("size", [(256, 170), (40, 256), (20, 30), (32, 32)])

@@ -61,6 +61,52 @@ def test_fingerprint_follows_weights_preprocessing_and_precision(
     assert all(len(p) == 12 for p in prints)
 
 
+@pytest.mark.parametrize(
+    ("name", "pretrained", "expected"),
+    [
+        ("ViT-B-32", "openai", True),
+        ("ViT-B/32", "openai", True),
+        ("ViT-B-32-quickgelu", "openai", True),
+        ("ViT-B-32", "laion2b_s34b_b79k", False),
+        ("ViT-B-32", "weights.pt", False),
+        ("local-dir:models/ViT-B-32", None, False),
+    ],
+)
+def test_weights_decide_about_quick_gelu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, pretrained: str | None, expected: bool
+) -> None:
+    """Else OpenAI's weights would give other cosines under `ViT-B-32`, with no more than open_clip's warning."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights.pt").write_bytes(b"")
+    (tmp_path / "models" / "ViT-B-32").mkdir(parents=True)
+    for file in ("open_clip_config.json", "open_clip_model.safetensors"):
+        (tmp_path / "models" / "ViT-B-32" / file).write_text("{}")
+    asked: list[bool] = []
+
+    def create(*_args: object, force_quick_gelu: bool, **_others: object) -> None:
+        asked.append(force_quick_gelu)
+        raise OSError("no weights here")
+
+    monkeypatch.setattr(open_clip, "create_model_and_transforms", create)
+    with pytest.raises(ModelError, match="no weights here"):
+        load_model(name, pretrained)
+    assert asked == [expected]
+
+
+def test_one_models_two_names_have_one_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        small = open_clip.CLIP(
+            4,
+            {"layers": 1, "width": 8, "head_width": 8, "image_size": 8, "patch_size": 8},
+            {"width": 8, "heads": 1, "layers": 1},
+        )
+    monkeypatch.setattr(open_clip, "create_model_and_transforms", lambda *_args, **_others: (small, None, None))
+    found = {name: load_model(name, "openai").fingerprint for name in ("ViT-B-32", "ViT-B-32-quickgelu")}
+    assert len(set(found.values())) == 1
+    assert load_model("ViT-B-32", "laion2b_s34b_b79k").fingerprint not in found.values()
+
+
 def test_half_precision_storage_keeps_vectors_exact(architecture: Path, tmp_path: Path) -> None:
     model = new_model(architecture, seed=0)
     model.visual.bn1.running_var.fill_(1e6)  # beyond half precision
