@@ -30,6 +30,7 @@ from pipelines.store.root import Root
 from pipelines.store.stages import STAGES, stage_of
 
 _MAX_CELL = 60
+_READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 _ABOUT = {
     "sql": "Answer one SELECT from the catalog; `FROM presets` lists the published filters and what each lacks.",
     "explain": "Print one sample's history as JSON: row, download, what each stage found, presets, mixtures.",
@@ -40,8 +41,11 @@ _ABOUT = {
 def query(con: duckdb.DuckDBPyConnection, text: str) -> pa.Table:
     """The answer to one SQL statement; ConfigError in one line for what DuckDB does not accept."""
     try:
-        if len(con.extract_statements(text)) != 1:
+        statements = con.extract_statements(text)
+        if len(statements) != 1:
             raise ConfigError("expected one statement, for example: SELECT count(*) FROM samples")
+        if statements[0].type not in _READING:
+            raise ConfigError("the catalog is read-only; ask with SELECT, DESCRIBE, SUMMARIZE or EXPLAIN")
         answer = con.sql(text)
         if answer is None:
             raise ConfigError("this statement has no answer to show; ask with SELECT")

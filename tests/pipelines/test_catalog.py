@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,9 +70,7 @@ def sample(root: Root, number: int) -> dict[str, Any]:
 
 def test_every_column_has_its_meaning(root: Root) -> None:
     with connect(root) as con:
-        rows = con.execute(
-            "SELECT column_name, comment FROM duckdb_columns() WHERE table_name = 'samples'"
-        ).fetchall()
+        rows = con.execute('SELECT "column", meaning FROM columns WHERE "table" = \'samples\'').fetchall()
     schemas = (features(1), verdicts(["unseen"]), SIGNALS, SHARD)
     meanings = {column.name: column.meaning for schema in schemas for column in schema.columns}
     found = dict(rows)
@@ -237,12 +236,21 @@ def test_a_sidecar_without_its_shard_counts_no_sample_twice(copied: Root, capsys
     assert "pictures came after the last `headwater signals`" in printed
 
 
-def test_what_a_killed_build_left_does_not_enter_the_next(copied: Root) -> None:
-    for name in (".catalog.duckdb.tmp", ".catalog.duckdb.tmp.wal"):
-        copied.local(name).write_bytes(b"half")
+def test_what_a_killed_publication_left_is_taken_away(copied: Root) -> None:
+    folder = copied.local("catalog")
+    left, old = folder / ".writing-x", [folder / "unnamed.duckdb", folder / ".writing-x" / "half.duckdb"]
+    left.mkdir()
+    for path in old:
+        path.write_bytes(b"half")
+    recent = folder / "recent.duckdb"
+    shutil.copy(old[0], recent)
+    for path in (*old, left):
+        os.utime(path, (0, 0))
     index.run(index.IndexConfig(root=copied.url, rebuild=True))
     assert rows_in(copied) == ROWS
-    assert not list(copied.local().glob(".catalog*"))
+    assert not left.exists()
+    assert not old[0].exists()
+    assert recent.exists()  # a reader may have just learned its name
 
 
 def test_a_root_where_every_download_failed_is_indexed(tmp_path: Path, tiny_model: Path) -> None:
