@@ -11,12 +11,15 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from evaluation.tasks import Task, write_task
 from filters.errors import ConfigError, InputError
 from pipelines import build_mix, dedupe, download, index, ingest, score, signals
 from pipelines.cli import main
+from pipelines.questions import QUESTIONS, page
 from pipelines.store.catalog import connect
 from pipelines.store.models import score_columns
 from pipelines.store.root import Root
@@ -335,3 +338,28 @@ def test_a_report_without_its_reference_is_an_error(root: Root, capsys: pytest.C
     assert main(["report", "--root", root.url, "--reference", "imagenet"]) == 2
     assert "reference 'imagenet': no result has such a set" in capsys.readouterr().err
     assert not root.exists("report", "index.html")
+
+
+def test_schema_shows_meanings_and_names_near_ones(root: Root, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema", "--root", root.url, "samples", "--format", "json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {"column": "width", "type": "INTEGER", "meaning": "width of the stored picture in pixels"} in rows
+    assert main(["schema", "--root", root.url]) == 0
+    assert "mixture_samples" in capsys.readouterr().out
+    assert main(["schema", "--root", root.url, "sample"]) == 2
+    assert "no table 'sample'; there is samples" in capsys.readouterr().err
+
+
+def test_an_answer_as_parquet(root: Root, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    query = "SELECT uid, captions, status FROM samples ORDER BY uid"
+    assert main(["sql", "--root", root.url, query, "--format", "parquet"]) == 0
+    table = pq.read_table(pa.BufferReader(capfdbinary.readouterr().out))
+    with connect(root) as con:
+        assert table.to_pylist() == con.sql(query).to_arrow_table().to_pylist()
+
+
+def test_every_question_of_the_page_has_an_answer(root: Root) -> None:
+    with connect(root) as con:
+        text = page(con)
+    assert len(QUESTIONS) == text.count("```sql") == 15
+    assert "records" in text
