@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("pipelines.evaluate", "models on a reference and on shifted test sets"),
     "report": ("pipelines.report", "results to one HTML page"),
     "sql": ("pipelines.sql", "a question to the catalog"),
+    "schema": ("pipelines.sql", "columns of the catalog with their meaning"),
     "explain": ("pipelines.sql", "one sample's history"),
     "mix-diff": ("pipelines.sql", "what entered and left between two mixtures"),
     "demo": ("demo.run", "the whole chain on the demo's six sources"),

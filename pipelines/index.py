@@ -15,10 +15,8 @@ from pydantic import Field
 from filters.errors import InputError
 from pipelines.config import JobConfig
 from pipelines.job import Account, job_main, say
-from pipelines.store import catalog
-from pipelines.store.fingerprint import fingerprint
+from pipelines.store import publish
 from pipelines.store.root import Root
-from pipelines.store.schema import SCHEMA_VERSION
 from pipelines.store.stages import STAGES, choose
 
 
@@ -30,29 +28,27 @@ class IndexConfig(JobConfig):
     )
     verdicts: str | None = Field(None, description="fingerprint of the dedupe run; the only one if not given")
     signals: str | None = Field(None, description="fingerprint of the signals run; the only one if not given")
-    rebuild: bool = Field(False, description="build anew even if nothing has changed")
+    rebuild: bool = Field(False, description="read all shards again, even if nothing has changed")
+    memory: str | None = Field(None, description="memory that DuckDB may use, such as 4GB; most of it if null")
 
 
 def run(config: IndexConfig) -> dict[str, Any]:
-    """Build the catalog from all published files, unless it is up to date."""
+    """Bring the catalog up to date: read the shards that are new or changed, and publish beside the old one."""
     root, account = Root(config.root), Account("index")
     sidecars = choose(root, _wanted(config))
     runs = ledger(root)
-    mixes = [root.read_json("mixes", name, "mix.lock.json")["digest"] for name in catalog.mixture_names(root)]
-    marks = {
-        "schema_version": str(SCHEMA_VERSION),
-        "samples": catalog.sample_marks(root, sidecars),
-        "mixtures": fingerprint(catalog.mixture_names(root), mixes),
-        "runs": fingerprint([run["id"] for run in runs]),
-    }
-    if not config.rebuild and catalog.is_current(root, marks):
+    found = publish.survey(root, sidecars, [run["id"] for run in runs], anew=config.rebuild)
+    if not config.rebuild and found.is_current:
         say("index: the catalog is up to date")
         return {**account.summary(), "up_to_date": True}
-    records, statuses, missing = catalog.build(root, sidecars, marks, runs)
-    account.add(records, statuses)
+    done = publish.publish(root, found, runs, memory=config.memory)
+    account.add(done.samples, done.statuses)
+    account.extra = {
+        "shards_read": len(found.fresh), "segments": done.segments, "bytes_written": done.bytes_written,
+    }  # fmt: skip
     account.check(config.max_failed_fraction)
-    say(f"index: {records} samples: {account.text()}")
-    for command, count in missing.items():
+    say(f"index: {done.samples} samples: {account.text()}; read {len(found.fresh)} of {len(found.parts)} shards")
+    for command, count in done.missing.items():
         if count:
             say(f"index: {count} pictures came after the last {command}; run it again, then index")
     return account.summary()

@@ -1,14 +1,17 @@
-"""Questions to the catalog: free SQL, one sample's history, the difference of two mixtures.
+"""Questions to the catalog: free SQL, what its columns mean, one sample's history, the difference of two mixtures.
 
 headwater sql --root data "SELECT source, status, count(*) FROM samples GROUP BY ALL"
 headwater sql --root data "SELECT count(*) FROM samples WHERE datacomp_basic(samples)"
 headwater explain --root data UID
+headwater schema --root data samples
 headwater mix-diff --root data even filtered
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
+import io
 import itertools
 import json
 import os
@@ -19,6 +22,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pyarrow.csv
+import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
@@ -30,8 +34,10 @@ from pipelines.store.root import Root
 from pipelines.store.stages import STAGES, stage_of
 
 _MAX_CELL = 60
+_READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 _ABOUT = {
     "sql": "Answer one SELECT from the catalog; `FROM presets` lists the published filters and what each lacks.",
+    "schema": "Print the columns of the catalog's tables and views, or of one, with type, meaning and unit.",
     "explain": "Print one sample's history as JSON: row, download, what each stage found, presets, mixtures.",
     "mix-diff": "Count by source what entered and left between two mixtures.",
 }
@@ -40,14 +46,27 @@ _ABOUT = {
 def query(con: duckdb.DuckDBPyConnection, text: str) -> pa.Table:
     """The answer to one SQL statement; ConfigError in one line for what DuckDB does not accept."""
     try:
-        if len(con.extract_statements(text)) != 1:
+        statements = con.extract_statements(text)
+        if len(statements) != 1:
             raise ConfigError("expected one statement, for example: SELECT count(*) FROM samples")
+        if statements[0].type not in _READING:
+            raise ConfigError("the catalog is read-only; ask with SELECT, DESCRIBE, SUMMARIZE or EXPLAIN")
         answer = con.sql(text)
         if answer is None:
             raise ConfigError("this statement has no answer to show; ask with SELECT")
         return answer.to_arrow_table()
     except duckdb.Error as error:
         raise ConfigError(catalog.explain_error(error, con)) from error
+
+
+def schema(con: duckdb.DuckDBPyConnection, name: str | None) -> pa.Table:
+    """Table, column, type and meaning of every column, or of those of the table or view `name`."""
+    known = [row[0] for row in con.execute('SELECT DISTINCT "table" FROM columns ORDER BY ALL').fetchall()]
+    if name is not None and name not in known:
+        close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        raise InputError(f"the catalog has no table {name!r}; there is {', '.join(close or known)}")
+    rows = con.sql('FROM columns WHERE coalesce("table" = ?, true)', params=[name]).to_arrow_table()
+    return rows if name is None else rows.drop(["table"])
 
 
 def explain(con: duckdb.DuckDBPyConnection, uid: str) -> dict[str, Any]:
@@ -123,23 +142,32 @@ def _why_out(sample: dict[str, Any]) -> str:
     return "out: not of its sources, not drawn, or kept out by one of its conditions (see its mix.lock.json)"
 
 
-def show(table: pa.Table, form: str) -> None:
-    """Print an answer: a table for people, or csv or json lines."""
+def show(table: pa.Table, form: str, *, cut: bool = True) -> None:
+    """Print an answer: a table for people, csv, json lines, or the bytes of a parquet file."""
     table = table.rename_columns(_distinct(table.column_names))
-    if form == "csv":
+    if form == "parquet":
+        out = io.BytesIO()
+        pq.write_table(table, out, compression="zstd")
+        sys.stdout.buffer.write(out.getvalue())
+    elif form == "csv":
         pa.csv.write_csv(_flat(table), sys.stdout.buffer)
     elif form == "json":
         for row in table.to_pylist():
             print(json.dumps(row, default=str))
     else:
-        grid = Table(show_lines=False)
-        for field in table.schema:
-            numeric = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
-            grid.add_column(field.name, justify="right" if numeric else "left")
-        for row in table.to_pylist():
-            grid.add_row(*(_cell(value) for value in row.values()))
         # A pipe has no width of its own; tables that go there are not squeezed into 80 columns.
-        Console(width=None if sys.stdout.isatty() else 240).print(grid)
+        Console(width=None if sys.stdout.isatty() else 240).print(grid(table, cut=cut))
+
+
+def grid(table: pa.Table, *, cut: bool = True) -> Table:
+    """A table for people to read; long cells are `cut`."""
+    found = Table(show_lines=False)
+    for field in table.schema:
+        numeric = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+        found.add_column(field.name, justify="right" if numeric else "left")
+    for row in table.to_pylist():
+        found.add_row(*(_cell(value, cut=cut) for value in row.values()))
+    return found
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
@@ -160,9 +188,9 @@ def _flat(table: pa.Table) -> pa.Table:
     return table
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, *, cut: bool = True) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
-    return (text if len(text) <= _MAX_CELL else text[: _MAX_CELL - 1] + "…").replace("[", r"\[")
+    return (text if not cut or len(text) <= _MAX_CELL else text[: _MAX_CELL - 1] + "…").replace("[", r"\[")
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
@@ -171,9 +199,11 @@ def _parser(command: str) -> argparse.ArgumentParser:
     if command == "sql":
         parser.add_argument(
             "query",
-            help="one SELECT over samples, attempts, sources, shards, runs, mixtures, mixture_samples, entries or "
-            "presets",
+            help="one SELECT over samples, attempts, sources, shards, runs, mixtures, mixture_samples, entries, "
+            "presets or columns",
         )
+    elif command == "schema":
+        parser.add_argument("table", nargs="?", help="a table or view, such as samples; all if not given")
     elif command == "explain":
         parser.add_argument("uid", help="uid of the sample, or its first characters")
     else:
@@ -181,20 +211,28 @@ def _parser(command: str) -> argparse.ArgumentParser:
         parser.add_argument("new", help="name of the other")
     if command != "explain":
         parser.add_argument(
-            "--format", choices=("table", "csv", "json"), default="table", help="table (the default) cuts long cells"
+            "--format",
+            choices=("table", "csv", "json", "parquet"),
+            default="table",
+            help="table (the default) cuts long cells; parquet goes to a file or a pipe",
         )
     return parser
 
 
 def main(command: str, argv: Sequence[str] | None = None) -> int:
-    """Entry point of `headwater sql`, `explain` and `mix-diff`."""
+    """Entry point of `headwater sql`, `schema`, `explain` and `mix-diff`."""
     arguments = _parser(command).parse_args(argv)
+    if getattr(arguments, "format", None) == "parquet" and sys.stdout.isatty():
+        say(f"headwater {command}: parquet is not for a terminal; send it to a file: ... --format parquet > FILE")
+        return ConfigError.exit_code
     try:
         with catalog.connect(Root(arguments.root)) as con:
             if command == "explain":
                 print(json.dumps(explain(con, arguments.uid), indent=2, default=str, ensure_ascii=False))
             elif command == "sql":
                 show(query(con, arguments.query), arguments.format)
+            elif command == "schema":
+                show(schema(con, arguments.table), arguments.format, cut=False)
             else:
                 show(mix_diff(con, arguments.old, arguments.new), arguments.format)
         sys.stdout.flush()

@@ -1,37 +1,33 @@
-"""The catalog: one DuckDB file over everything that was published, rebuilt at will and swapped in by rename.
+"""The catalog: one small DuckDB file of views over immutable segments, and the way to read it.
 
-Tables are built in a new file beside the old one, because DuckDB locks out readers while a writer is open; readers
-of the old file keep it until they close. Tables: `samples` (the latest attempt of each uid with scores, verdicts and
-signals), `attempts`, `sources`, `shards`, `runs`, `mixtures`, `mixture_samples`, `entries`, `presets`; and macros.
+    catalog.duckdb               views `samples` (the latest attempt of each uid with scores, verdicts and signals),
+                                 `attempts`, `shards`, `sources`, `mixture_samples`; tables `runs`, `mixtures`,
+                                 `entries`, `presets`, `columns`; macros
+    catalog/<segment>.duckdb     the rows (`pipelines.store.segments`), lists of superseded rows, a file a mixture
+
+DuckDB locks out readers while a writer is open, so nothing that is published is ever written again: `publish` writes
+new files beside the old ones and swaps `catalog.duckdb` by rename. Readers keep the files that they have open.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import duckdb
 
-from filters.errors import InputError, ShardError
-from pipelines.store import presets, tables
-from pipelines.store.fingerprint import KEY, fingerprint
+from filters.errors import InputError
+from pipelines.store import views
+from pipelines.store.presets import literal
 from pipelines.store.root import Root
 from pipelines.store.schema import SCHEMA_VERSION
-from pipelines.store.stages import Sidecars
+from pipelines.store.segments import FOLDER, Segment, attach
 
 FILE = "catalog.duckdb"
 # Off, because DuckDB would otherwise try to fetch extensions from the network when a query names one.
-_SETTINGS: dict[str, str | bool | int | float | list[str]] = {
+SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
-}
-# For readers, whose SQL may come from anywhere: no files, no network, and no way to change that.
-_CLOSED: dict[str, str | bool | int | float | list[str]] = {
-    "enable_external_access": "false",
-    "lock_configuration": "true",
 }
 
 
@@ -41,81 +37,65 @@ def connect(root: Root) -> duckdb.DuckDBPyConnection:
     if not path.exists():
         raise InputError(f"{path}: no catalog; run `headwater index --root {root.url}` first")
     again = f"run `headwater index --root {root.url}` again"
+    con = duckdb.connect(config=SETTINGS)
     try:
-        con = duckdb.connect(str(path), read_only=True, config={**_SETTINGS, **_CLOSED})
+        con.execute(f"ATTACH {literal(str(path))} AS catalog (READ_ONLY)")
+        con.execute("USE catalog")
         found = con.execute("SELECT value FROM catalog_info WHERE name = 'schema_version'").fetchall()
+        if found == [(str(SCHEMA_VERSION),)]:
+            _open(con, root)
     except duckdb.Error as error:
-        raise InputError(f"{path}: is not a catalog that can be read ({_first_line(error)}); {again}") from error
+        con.close()
+        raise InputError(f"{path}: is not a catalog that can be read ({first_line(error)}); {again}") from error
     if found != [(str(SCHEMA_VERSION),)]:
         con.close()
         raise InputError(f"{path}: the catalog is of another version; {again}")
     return con
 
 
+def _open(con: duckdb.DuckDBPyConnection, root: Root) -> None:
+    """Attach all that the catalog names, let views over it come before the published ones, and shut the door."""
+    segments, lists, mixtures = read_contents(con)
+    attach(con, root.local(FOLDER), [*(s.name for s in segments), *lists, *(file for _, file in mixtures)])
+    show(con, segments, lists, mixtures)
+    # SQL may come from anywhere: no files, no network, and no way to change that.
+    con.execute("SET enable_external_access = false")
+    con.execute("SET lock_configuration = true")
+
+
+def show(
+    con: duckdb.DuckDBPyConnection,
+    segments: list[Segment],
+    lists: list[str],
+    mixtures: list[tuple[str, str]],
+    columns: list[str] | None = None,
+) -> None:
+    """Temporary views over attached files; `columns` of `samples` are those of the catalog if not given."""
+    names = columns or [name for (name,) in con.execute(_SAMPLES).fetchall()]
+    for view, query in views.definitions(names, segments, lists, mixtures, views.attached).items():
+        con.execute(f"CREATE TEMP VIEW {view} AS {query}")
+
+
+_SAMPLES = """SELECT column_name FROM duckdb_columns() WHERE database_name = 'catalog' AND table_name = 'samples'
+    ORDER BY column_index"""
+
+
+def read_contents(con: duckdb.DuckDBPyConnection) -> tuple[list[Segment], list[str], list[tuple[str, str]]]:
+    """What a catalog consists of: segments, lists of superseded rows, and its mixtures with their files."""
+    rows = con.execute("SELECT name, source, rows, dead, dead_rows, superseded FROM catalog_segments ORDER BY ALL")
+    segments = [
+        Segment(name, source, count, tuple(dead), dead_rows, superseded)
+        for name, source, count, dead, dead_rows, superseded in rows.fetchall()
+    ]
+    lists = [name for (name,) in con.execute("SELECT name FROM catalog_lists ORDER BY ALL").fetchall()]
+    mixtures = con.execute("SELECT mixture, name FROM catalog_mixtures ORDER BY ALL").fetchall()
+    return segments, lists, [(str(mixture), str(name)) for mixture, name in mixtures]
+
+
 def snapshot(con: duckdb.DuckDBPyConnection) -> str:
     """Digest of what the sample tables were built from."""
     rows = con.execute("SELECT value FROM catalog_info WHERE name = 'samples'").fetchall()
     return str(rows[0][0]) if rows else ""
-
-
-def is_current(root: Root, marks: dict[str, str]) -> bool:
-    """Whether the published catalog was built from exactly these inputs."""
-    if not root.exists(FILE):
-        return False
-    try:
-        with connect(root) as con:
-            found = dict(con.execute("SELECT name, value FROM catalog_info").fetchall())
-    except (duckdb.Error, InputError):
-        return False
-    return found == marks
-
-
-def build(
-    root: Root, sidecars: Sequence[Sidecars], marks: dict[str, str], runs: list[dict[str, Any]]
-) -> tuple[int, dict[str, int], dict[str, int]]:
-    """Write a new catalog from all published files and swap it in.
-
-    Returns its distinct uids, its samples by status, and by command the pictures that its sidecars lack. Raises
-    InputError where nothing was downloaded, ShardError for a published file that cannot be read.
-    """
-    if not root.shards("shards"):
-        raise InputError(f"{root.url}/shards: nothing downloaded; run `headwater download` first")
-    path = root.local(FILE)
-    temporary = path.with_name(f".{FILE}.tmp")
-    _clear(temporary)
-    try:
-        with duckdb.connect(str(temporary), config=_SETTINGS) as con:
-            missing = tables.load_samples(con, root, sidecars)
-            tables.load_entries(con, root, sidecars)
-            tables.load_ledger(con, root, runs, mixture_names(root))
-            tables.load_presets(con, sidecars)
-            con.execute("CREATE TABLE catalog_info (name VARCHAR, value VARCHAR)")
-            con.executemany("INSERT INTO catalog_info VALUES (?, ?)", sorted(marks.items()))
-            [(records,)] = con.execute("SELECT count(DISTINCT uid) FROM attempts").fetchall()
-            statuses = con.execute("SELECT status::VARCHAR, count(*) FROM samples GROUP BY status").fetchall()
-        temporary.replace(path)
-        return records, dict(statuses), missing
-    except duckdb.Error as error:
-        raise ShardError(
-            f"{root.url}: a published file cannot be read ({_first_line(error)}); delete it and run its stage again"
-        ) from error
-    finally:
-        _clear(temporary)
-
-
-def _clear(temporary: Path) -> None:
-    """Without its log too: DuckDB would replay what a killed build left into the new file."""
-    for path in (temporary, temporary.with_name(temporary.name + ".wal")):
-        path.unlink(missing_ok=True)
-
-
-def sample_marks(root: Root, sidecars: Sequence[Sidecars]) -> str:
-    """Digest of all that the sample tables and the presets over them are made from."""
-    shards = [
-        (str(s), root.parquet_metadata("shards", s.source, f"{s.number}.parquet").get(KEY))
-        for s in root.shards("shards")
-    ]
-    return fingerprint(shards, [side.marks(root) for side in sidecars], presets.digest())
 
 
 def mixture_names(root: Root) -> list[str]:
@@ -125,7 +105,7 @@ def mixture_names(root: Root) -> list[str]:
 
 def explain_error(error: duckdb.Error, con: duckdb.DuckDBPyConnection) -> str:
     """One line for a DuckDB error, with the nearest column names where a column is unknown."""
-    text = _first_line(error).removeprefix("Invalid Input Error: ")
+    text = first_line(error).removeprefix("Invalid Input Error: ")
     unknown = re.search(r'[Cc]olumn "?([\w.]+)"? ', text)
     if isinstance(error, duckdb.BinderException) and unknown:
         if unknown.group(1) == "samples":
@@ -137,5 +117,6 @@ def explain_error(error: duckdb.Error, con: duckdb.DuckDBPyConnection) -> str:
     return text
 
 
-def _first_line(error: duckdb.Error) -> str:
+def first_line(error: duckdb.Error) -> str:
+    """The error without DuckDB's drawing of the query."""
     return str(error).split("\n\n")[0].replace("\n", " ").strip()

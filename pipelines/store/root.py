@@ -9,7 +9,7 @@
     <root>/signals/<fingerprint>/<source>/00000.parquet, signals.json   signals
     <root>/centroids/<features>/k1000-seed0.npy        signals: clusters of a model's image embeddings
     <root>/looks/, pairs/, verdicts/<fingerprint>/<source>/00000.parquet   dedupe
-    <root>/catalog.duckdb                              index
+    <root>/catalog.duckdb, catalog/<segment>.duckdb    index
     <root>/mixes/<name>/manifest.parquet, mix.lock.json, uids.npy  mix
     <root>/models/<run>/, <root>/results/              train, evaluate
     <root>/runs/<run>.json                             the ledger of jobs
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
 import io
 import json
 import os
@@ -126,6 +127,24 @@ class Root:
         except (OSError, pa.ArrowException):
             return {}
         return {key.decode(): value.decode() for key, value in found.items() if not key.startswith(b"ARROW:")}
+
+    def stat(self, *parts: str) -> tuple[int, str, int]:
+        """Size, time of the last change and inode (0 elsewhere than in a local folder) of a file that is there."""
+        info = self._fs.info(self.path(*parts))
+        return int(info["size"]), str(info.get("mtime") or info.get("LastModified")), int(info.get("ino", 0))
+
+    def footer(self, *parts: str) -> str:
+        """Digest of a parquet file's size and footer: its schema, metadata, and every column's sizes and extremes.
+
+        Of a file that is no parquet, of its last bytes.
+        """
+        size, _, _ = self.stat(*parts)
+        with self._parquet(self.path(*parts)) as file:
+            file.seek(max(0, size - 8))
+            tail = file.read(8)
+            length = min(size, int.from_bytes(tail[:4], "little") + 8) if tail[4:] == b"PAR1" else len(tail)
+            file.seek(size - length)
+            return hashlib.sha256(size.to_bytes(8, "little") + file.read(length)).hexdigest()[:32]
 
     def _parquet(self, path: str) -> Any:
         """The file, open for reading. A local one not through Python: a thread of Arrow's that still holds a Python

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +11,15 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from evaluation.tasks import Task, write_task
 from filters.errors import ConfigError, InputError
 from pipelines import build_mix, dedupe, download, index, ingest, score, signals
 from pipelines.cli import main
+from pipelines.questions import QUESTIONS, page
 from pipelines.store.catalog import connect
 from pipelines.store.models import score_columns
 from pipelines.store.root import Root
@@ -69,9 +73,7 @@ def sample(root: Root, number: int) -> dict[str, Any]:
 
 def test_every_column_has_its_meaning(root: Root) -> None:
     with connect(root) as con:
-        rows = con.execute(
-            "SELECT column_name, comment FROM duckdb_columns() WHERE table_name = 'samples'"
-        ).fetchall()
+        rows = con.execute('SELECT "column", meaning FROM columns WHERE "table" = \'samples\'').fetchall()
     schemas = (features(1), verdicts(["unseen"]), SIGNALS, SHARD)
     meanings = {column.name: column.meaning for schema in schemas for column in schema.columns}
     found = dict(rows)
@@ -237,12 +239,21 @@ def test_a_sidecar_without_its_shard_counts_no_sample_twice(copied: Root, capsys
     assert "pictures came after the last `headwater signals`" in printed
 
 
-def test_what_a_killed_build_left_does_not_enter_the_next(copied: Root) -> None:
-    for name in (".catalog.duckdb.tmp", ".catalog.duckdb.tmp.wal"):
-        copied.local(name).write_bytes(b"half")
+def test_what_a_killed_publication_left_is_taken_away(copied: Root) -> None:
+    folder = copied.local("catalog")
+    left, old = folder / ".writing-x", [folder / "unnamed.duckdb", folder / ".writing-x" / "half.duckdb"]
+    left.mkdir()
+    for path in old:
+        path.write_bytes(b"half")
+    recent = folder / "recent.duckdb"
+    shutil.copy(old[0], recent)
+    for path in (*old, left):
+        os.utime(path, (0, 0))
     index.run(index.IndexConfig(root=copied.url, rebuild=True))
     assert rows_in(copied) == ROWS
-    assert not list(copied.local().glob(".catalog*"))
+    assert not left.exists()
+    assert not old[0].exists()
+    assert recent.exists()  # a reader may have just learned its name
 
 
 def test_a_root_where_every_download_failed_is_indexed(tmp_path: Path, tiny_model: Path) -> None:
@@ -327,3 +338,28 @@ def test_a_report_without_its_reference_is_an_error(root: Root, capsys: pytest.C
     assert main(["report", "--root", root.url, "--reference", "imagenet"]) == 2
     assert "reference 'imagenet': no result has such a set" in capsys.readouterr().err
     assert not root.exists("report", "index.html")
+
+
+def test_schema_shows_meanings_and_names_near_ones(root: Root, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema", "--root", root.url, "samples", "--format", "json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {"column": "width", "type": "INTEGER", "meaning": "width of the stored picture in pixels"} in rows
+    assert main(["schema", "--root", root.url]) == 0
+    assert "mixture_samples" in capsys.readouterr().out
+    assert main(["schema", "--root", root.url, "sample"]) == 2
+    assert "no table 'sample'; there is samples" in capsys.readouterr().err
+
+
+def test_an_answer_as_parquet(root: Root, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    query = "SELECT uid, captions, status FROM samples ORDER BY uid"
+    assert main(["sql", "--root", root.url, query, "--format", "parquet"]) == 0
+    table = pq.read_table(pa.BufferReader(capfdbinary.readouterr().out))
+    with connect(root) as con:
+        assert table.to_pylist() == con.sql(query).to_arrow_table().to_pylist()
+
+
+def test_every_question_of_the_page_has_an_answer(root: Root) -> None:
+    with connect(root) as con:
+        text = page(con)
+    assert len(QUESTIONS) == text.count("```sql") == 15
+    assert "records" in text
