@@ -75,7 +75,8 @@ QUESTIONS = (
         "What would each published filter keep?",
         "SELECT count(*) AS pictures, count(*) FILTER (datacomp_basic(samples)) AS datacomp_basic,\n"
         "    count(*) FILTER (not_elongated(samples)) AS not_elongated,\n"
-        "    count(*) FILTER (not_blank(samples)) AS not_blank, count(*) FILTER (clip_top(samples, 0.3, score := 'clip_score')) AS clip_top_30\n"
+        "    count(*) FILTER (not_blank(samples)) AS not_blank,\n"
+        "    count(*) FILTER (clip_top(samples, 0.3, score := 'clip_score')) AS clip_top_30\n"
         "FROM samples WHERE status = 'success'",
     ),
     Question(

@@ -50,8 +50,9 @@ def embed_images(
 
     `torch.get_num_threads()` threads decode and preprocess, just as open_clip does, ahead of the model; `batch` is
     the most pictures a forward pass. A picture's embedding does not depend on the pictures beside it, up to the
-    rounding of matrix products of another shape (each number 1e-5 in fp32, 5e-3 in bf16; docs/score.md). A picture that cannot be decoded, or
-    whose embedding is not finite, is put into `faults` and its row is NaN; without `faults` it raises UnusableItem.
+    rounding of matrix products of another shape (each number 1e-5 in fp32, 5e-3 in bf16; docs/score.md). A picture
+    that cannot be decoded, or whose embedding is not finite, is put into `faults` and its row is NaN; without
+    `faults` it raises UnusableItem.
     """
     preprocess = split_preprocess(loaded.preprocess)
     size = _part(loaded, len(images), min(batch, _PART))

@@ -34,12 +34,13 @@ _CATALOG = """
 
 Embeddings have as many numbers as their model gives, 512 above; NAME stands for an evaluation set.
 
-Table `samples` of `catalog.duckdb` has the columns of shard for the latest attempt of each uid, those of signals and
+View `samples` of `catalog.duckdb` has the columns of shard for the latest attempt of each uid, those of signals and
 verdicts, and the scores: each model's in a column of its own (see [scores](score.md)), the chosen one's as
 `clip_score` too. A number that is not finite is null there. `attempts` has all attempts. `entries` (`entry`, `text`,
 `matches`) lists the metadata entries and how many samples' captions hold each; `presets` (`preset`, `call`, `lacks`,
 `meaning`, `source`) the published filters, see [filters](filters.md). The others are `sources`, `shards`, `runs`,
-`mixtures`, `mixture_samples`."""
+`mixtures`, `mixture_samples`; `columns` (`table`, `column`, `type`, `meaning`) describes all of them, see
+[sql](sql.md)."""
 
 
 def page() -> str:
