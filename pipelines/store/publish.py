@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 import time
@@ -27,7 +28,7 @@ from pipelines.store.stages import DEDUPE, Sidecars
 
 # Raised when segments of before can no longer be read as new ones.
 _VERSION = 1
-# Seconds for which files of earlier catalogs stay, for readers that have just read the catalog that names them.
+# Seconds for which files that no catalog names any more stay, for readers that have the one before open.
 KEEP = 3600.0
 _TEMPORARY = ".writing-"
 
@@ -304,7 +305,12 @@ class _Writer:
         con.execute("USE memory")
         con.execute("DETACH catalog")
         self.bytes += path.stat().st_size
+        before = _named(self.root.local(FILE)) or ()
         path.replace(self.root.local(FILE))
+        for name in set(before) - {*(s.name for s in segments), *list_names, *(file for _, file in files)}:
+            # From now on it is kept for a while: its time says since when nobody needs it.
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(self.folder / f"{name}.duckdb")
         counts = dict(statuses)
         return Published(sum(counts.values()), counts, missing, len(segments), self.bytes)
 

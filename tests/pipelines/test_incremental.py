@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from filters.errors import ShardError
 from pipelines.store import levels, publish
 from pipelines.store.catalog import connect
 from pipelines.store.models import ModelInfo, write_model
@@ -189,3 +191,35 @@ def test_other_processes_read_the_published_file_from_any_folder(tmp_path: Path)
         assert reader.stdout.readline() == "20\n"
     with connect(root) as con:
         assert con.execute("SELECT count(*) FROM samples").fetchone() == (40,)
+
+
+def test_files_of_the_catalog_before_stay_a_while(tmp_path: Path) -> None:
+    root = Root(str(tmp_path / "root"))
+    add_shards(root, range(2), 10)
+    update(root)
+    folder = root.local("catalog")
+    (first,) = folder.glob("*.duckdb")
+    os.utime(first, (0, 0))  # it has been there for long
+    for _ in range(2):
+        update(root, anew=True)
+        assert first.exists()
+    os.utime(first, (0, 0))
+    update(root, anew=True)
+    assert not first.exists()
+
+
+def test_a_publication_that_fails_leaves_the_catalog_as_it_was(tmp_path: Path) -> None:
+    root = Root(str(tmp_path / "root"))
+    add_shards(root, range(2), 10)
+    update(root)
+    add_shards(root, range(2, 3), 10)
+    root.write_bytes(b"PAR1 damaged", "shards", "ant", "00003.parquet")
+    with pytest.raises(ShardError, match="a published file cannot be read"):
+        update(root)
+    with connect(root) as con:
+        assert con.execute("SELECT count(*) FROM samples").fetchone() == (20,)
+    assert not list(root.local("catalog").glob(".writing*"))
+    root.remove("shards", "ant", "00003.parquet")
+    update(root)
+    with connect(root) as con:
+        assert con.execute("SELECT count(*) FROM samples").fetchone() == (30,)
