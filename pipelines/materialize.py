@@ -111,6 +111,8 @@ def _clear(root: Root, export: Export, planned: Sequence[Piece], *, is_changed: 
     for path in _files(root, export):
         if path not in wanted:
             root.remove(*export.folder, *path)
+    for name in root.names(*export.scratch):
+        root.remove(*export.scratch, name)
     accounts = {f"{piece.name}.parquet" for piece in planned}
     for name in set(root.names(*export.accounts, suffix=".parquet")) - accounts:
         root.remove(*export.accounts, name)

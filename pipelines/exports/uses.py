@@ -16,6 +16,7 @@ from pipelines.exports.plan import Piece
 from pipelines.store.reasons import REASONS
 from pipelines.store.root import Root
 from pipelines.store.schema import EXPORT, MANIFEST
+from pipelines.store.shards import HEADER
 
 # Bytes of pictures that are held at a time.
 _BLOCK = 64 * 1024**2
@@ -125,13 +126,13 @@ def _blocks(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _pictures(root: Root, rows: Sequence[dict[str, Any]]) -> list[bytes | str]:
-    """The bytes of each row's picture, or why they cannot be read."""
+    """The bytes of each row's picture and of the tar's header before it, or why they cannot be read."""
     found: list[bytes | str] = [""] * len(rows)
     by_tar: dict[tuple[str, str], list[int]] = {}
     for index, row in enumerate(rows):
         by_tar.setdefault((row["source"], row["shard"]), []).append(index)
     for (source, number), indices in by_tar.items():
-        ranges = [(rows[i]["offset"], rows[i]["size"]) for i in indices]
+        ranges = [(rows[i]["offset"] - HEADER, rows[i]["size"] + HEADER) for i in indices]
         for index, data in zip(indices, _ranges(root, ranges, source, number), strict=True):
             found[index] = data
     return found
@@ -151,21 +152,39 @@ def _ranges(root: Root, ranges: list[tuple[int, int]], source: str, number: str)
 
 
 def _use(row: dict[str, Any], found: bytes | str) -> Use:
-    """A row of the manifest and its picture, or why there is none, as one use."""
-    reason, message = ("missing", found) if isinstance(found, str) else ("ok", None)
-    extension = _extension(found) if isinstance(found, bytes) else ""
-    if isinstance(found, bytes) and not extension:
-        reason, message = "decode", f"no picture in its place: it starts with {found[:12]!r}"
+    """A row of the manifest and its picture after a tar's header, or why there is none, as one use."""
+    image, extension, reason, message = b"", "", "missing", found
+    if isinstance(found, bytes):
+        header, image = found[:HEADER], found[HEADER:]
+        extension = _extension(image)
+        if _size_in(header) != row["size"]:
+            path = f"shards/{row['source']}/{row['shard']}.tar"
+            message = f"{path} is not the one that the mixture was built from, or damaged"
+        elif not extension:
+            reason, message = "decode", f"no picture in its place: it starts with {image[:12]!r}"
+        else:
+            reason, message = "ok", ""
     account = {
         **{name: row[name] for name in ("uid", "repeat", "source", "shard")},
         "key": f"{row['uid']}-{row['repeat']}",
         "status": str(REASONS[reason][0]),
         "reason": reason,
-        "error_message": message,
+        "error_message": message or None,
         "offset": None,
         "size": row["size"] if reason == "ok" else None,
     }
-    return Use(account, row["caption"], found if isinstance(found, bytes) and extension else b"", extension)
+    return Use(account, row["caption"], image, extension) if reason == "ok" else Use(account, row["caption"])
+
+
+def _size_in(header: bytes) -> int | None:
+    """The size of the file that a tar's header announces; None for what is no header.
+
+    A shard that was made anew has other files in the places that an older mixture names.
+    """
+    try:
+        return int(header[124:136].strip(b"\0 "), 8)
+    except ValueError:
+        return None
 
 
 def _extension(data: bytes) -> str:
