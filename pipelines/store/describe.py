@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pipelines.store.reasons import REASONS
 from pipelines.store.schema import (
+    EXPORT,
     MANIFEST,
     METADATA,
     RAW,
@@ -50,7 +51,7 @@ def page() -> str:
     ]
     parts = [_INTRO, _table(("reason", "status", "`error_message`", "meaning"), rows)]
     sidecars = (features(512), eval_features(512), SIGNALS, verdicts(["NAME"]))
-    for schema in (RAW, METADATA, RETRY, SHARD, *sidecars, MANIFEST):
+    for schema in (RAW, METADATA, RETRY, SHARD, *sidecars, MANIFEST, EXPORT):
         columns = [(f"`{c.name}`", f"`{c.type}`", c.meaning) for c in schema.columns]
         parts += [f"\n## {schema.name}\n", _table(("column", "type", "meaning"), columns)]
     parts.append(_CATALOG)

@@ -11,6 +11,7 @@
     <root>/looks/, pairs/, verdicts/<fingerprint>/<source>/00000.parquet   dedupe
     <root>/catalog.duckdb, catalog/<segment>.duckdb    index
     <root>/mixes/<name>/manifest.parquet, mix.lock.json, uids.npy  mix
+    <root>/mixes/<name>/{tars,by_source,hf,hf_by_source}/, accounts/    materialize
     <root>/models/<run>/, <root>/results/              train, evaluate
     <root>/runs/<run>.json                             the ledger of jobs
 
@@ -26,17 +27,19 @@ import hashlib
 import io
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from filters.errors import ConfigError, InputError, ShardError
+from pipelines.store.fingerprint import fingerprint
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -64,6 +67,16 @@ class Root:
     def path(self, *parts: str) -> str:
         """Full path of a file under the root, for the root's file system."""
         return "/".join([self._base.rstrip("/"), *parts])
+
+    def address(self, *parts: str) -> str:
+        """The same as other programs name it: a local path, or a URL."""
+        path = self.path(*parts)
+        return path if self._is_local else str(self._fs.unstrip_protocol(path))
+
+    def lend(self, con: Any) -> None:
+        """Let a DuckDB connection read this root by its addresses, where those are not local paths."""
+        if not self._is_local:
+            con.register_filesystem(self._fs)
 
     def local(self, *parts: str) -> Path:
         """The same as a local path; ConfigError where the root is not a local folder."""
@@ -159,6 +172,42 @@ class Root:
             return
         with published(Path(path)) as temporary:
             temporary.write_bytes(data)
+
+    def reading(self, *parts: str) -> Any:
+        """The file, open for reading in pieces; InputError naming it where it cannot be."""
+        path = self.path(*parts)
+        try:
+            return self._parquet(path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error})") from error
+
+    @contextlib.contextmanager
+    def writing(self, *parts: str, scratch: tuple[str, ...]) -> Iterator[IO[bytes]]:
+        """A file to be written in pieces; it is published in one step when the block ends without an error.
+
+        Until then it lies under another name in the folder `scratch` of a local root, which may be far from its
+        place: some programs take every folder beside their files for data. Else it lies on this machine's disk.
+        """
+        path = self.path(*parts)
+        if not self._is_local:
+            with tempfile.NamedTemporaryFile() as file:
+                yield file
+                file.flush()
+                self._fs.put_file(file.name, path)
+            return
+        folder = Path(self.path(*scratch))
+        folder.mkdir(parents=True, exist_ok=True)
+        name = fingerprint(*parts)
+        temporary = folder / f"{name}.{uuid.uuid4().hex}"
+        try:
+            with temporary.open("wb") as file:
+                yield file
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            temporary.replace(path)
+        finally:
+            # Those of earlier writers too: a killed process leaves its own behind.
+            for left in folder.glob(f"{name}.*"):
+                left.unlink(missing_ok=True)
 
     def remove(self, *parts: str) -> None:
         """Take a file away; nothing happens where there is none."""

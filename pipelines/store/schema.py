@@ -288,3 +288,17 @@ MANIFEST = Schema(
         ("repeat", pa.int32(), "0 for the first use of the sample, one more for each repetition"),
     ),
 )
+
+# What became of each use of a sample in one file of an export.
+EXPORT = Schema(
+    "export",
+    _columns(("key", pa.string(), "name of the sample in the export: `<uid>-<repeat>`, unique in the mixture"))
+    + _pick(MANIFEST.columns, "uid", "repeat", "source", "shard")
+    + _columns(
+        ("status", pa.string(), "success, failed_to_download (not to be had) or failed_to_resize (no picture)"),
+        ("reason", pa.string(), "one of the closed list of reasons"),
+        ("error_message", pa.string(), "what is wrong, null when nothing is"),
+        ("offset", pa.int64(), "position of the picture's bytes in the exported tar, null in other files"),
+        ("size", pa.int64(), "length of the picture in bytes, null where it is not in the export"),
+    ),
+)

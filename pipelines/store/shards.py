@@ -21,7 +21,7 @@ from pipelines.store.reasons import REASONS, status_of
 from pipelines.store.root import Root, ShardId
 from pipelines.store.schema import SHARD
 
-_HEADER = tarfile.BLOCKSIZE
+HEADER = tarfile.BLOCKSIZE  # bytes before a member's own
 # Offset and size of each sample's picture in the tar; None for samples without one.
 Places = list[tuple[int | None, int | None]]
 
@@ -128,14 +128,15 @@ def _pack(samples: list[Sample], extension: str) -> tuple[bytes, Places]:
                 places.append((None, None))
                 continue
             key = sample.row["key"]
-            places.append((tar.offset + _HEADER, len(sample.image)))
-            _add(tar, f"{key}.{extension}", sample.image)
-            _add(tar, f"{key}.json", json.dumps(_member(sample.row), indent=4, sort_keys=False).encode())
-            _add(tar, f"{key}.txt", (sample.row["caption"] or "").encode())
+            places.append((tar.offset + HEADER, len(sample.image)))
+            add_member(tar, f"{key}.{extension}", sample.image)
+            add_member(tar, f"{key}.json", json.dumps(_member(sample.row), indent=4, sort_keys=False).encode())
+            add_member(tar, f"{key}.txt", (sample.row["caption"] or "").encode())
     return buffer.getvalue(), places
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Append one file as all our tars hold it: read-only and without a time, so that equal files are equal bytes."""
     info = tarfile.TarInfo(name)
     info.size, info.mode, info.mtime = len(data), 0o444, 0
     tar.addfile(info, io.BytesIO(data))
