@@ -108,17 +108,20 @@ def map_shards(
     gpus: float = 0.0,
     local: bool = False,
     lanes: int = 1,
+    ahead: bool = False,
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Yield (item, result) as items finish; a failed item yields `{"error": text}`.
 
     `make` is called once a worker and returns the function that handles one item, in `lanes` threads at once; where
     that function has a `close`, it is called at the end of a local run (on Ray a worker ends with its process).
+    With `ahead`, and one lane, that function has a `prepare`, which starts to read an item and does not wait: it is
+    called for one item more while the function handles another.
     Results are small mappings that JSON can hold: bulk data goes to files, never through Ray.
     """
     if not items:
         return
     if local:
-        yield from _map_here(items, make, lanes)
+        yield from _map_here(items, make, lanes, ahead)
         return
     start_ray()
     import ray.exceptions
@@ -126,8 +129,10 @@ def map_shards(
     left = dict.fromkeys(range(len(items)))
     lost = f"its worker process died {_RETRIES + 1} times; the shard is left out"
     # Items under way in one process share its death: who is to blame shows when each has a process for itself.
-    for abreast in dict.fromkeys((lanes, 1)):
-        pool = _Pool(cpus, gpus, _workers(cpus, gpus), abreast)
+    for abreast, one_more in dict.fromkeys(((lanes, ahead), (1, False))):
+        workers = _workers(cpus, gpus)
+        # What waits prepared in one worker is not done by another that is idle: only where there is enough for all.
+        pool = _Pool(cpus, gpus, workers, abreast, one_more and len(left) >= 2 * workers)
         try:
             for index, result in _map_on_ray([(index, items[index]) for index in left], make, pool):
                 del left[index]
@@ -140,13 +145,17 @@ def map_shards(
         yield items[index], {"error": lost}
 
 
-def _map_here(items: Sequence[Any], make: Callable[[], Work], lanes: int) -> Iterator[tuple[Any, dict[str, Any]]]:
+def _map_here(
+    items: Sequence[Any], make: Callable[[], Work], lanes: int, ahead: bool
+) -> Iterator[tuple[Any, dict[str, Any]]]:
     work = make()
     pool = ThreadPoolExecutor(lanes)
     try:
         if lanes == 1:
             # In the thread that a signal interrupts: an item may take hours.
-            for item in items:
+            for number, item in enumerate(items):
+                if ahead:
+                    _prepare(work, items[number : number + 2])
                 yield item, _guarded(work, item)
             return
         under_way = {pool.submit(_guarded, work, item): item for item in items}
@@ -170,6 +179,12 @@ def record(account: Account, item: object, result: dict[str, Any], total: int) -
     say(f"{account.job}: {account.shards_done}/{total} {item}: {result['rows']} rows")
 
 
+def _prepare(work: Work, items: Sequence[Any]) -> None:
+    """Let work that can (a worker that could not start cannot) begin to read items."""
+    for item in items:
+        getattr(work, "prepare", lambda _item: None)(item)
+
+
 def _guarded(work: Work, item: Any) -> dict[str, Any]:
     try:
         return work(item)
@@ -183,10 +198,14 @@ def _described(error: Exception) -> str:
 
 
 class _RayWorker:
-    """One Ray Data actor: holds what `make` made and handles one item a call."""
+    """One Ray Data actor: holds what `make` made and handles one item a call.
 
-    def __init__(self, make: Callable[[], Work]) -> None:
-        self.make = make
+    With `ahead` there are two calls at a time: one's item is prepared while the other's is handled.
+    """
+
+    def __init__(self, make: Callable[[], Work], ahead: bool) -> None:
+        self.make, self.ahead = make, ahead
+        self.turn = threading.Lock() if ahead else contextlib.nullcontext()
         self.work: Work | None = None
         self.making = threading.Lock()
 
@@ -194,7 +213,11 @@ class _RayWorker:
         with self.making:
             # With the first item: Ray bounds the tries of an item, and not those of starting an actor.
             work = self.work = self.work or _made(self.make)
-        results = [_guarded(work, pickle.loads(item)) for item in batch["item"]]
+        items = [pickle.loads(item) for item in batch["item"]]
+        if self.ahead:
+            _prepare(work, items)
+        with self.turn:
+            results = [_guarded(work, item) for item in items]
         return {"index": list(batch["index"]), "result": [json.dumps(result) for result in results]}
 
 
@@ -225,12 +248,13 @@ def _workers(cpus: float, gpus: float) -> int:
 
 
 class _Pool(NamedTuple):
-    """How many workers there may be, what each takes, and how many items it has under way at once."""
+    """How many workers there may be, what each takes, how many items it has under way at once, and one more ahead."""
 
     cpus: float
     gpus: float
     workers: int
     lanes: int
+    ahead: bool
 
 
 def _map_on_ray(
@@ -246,7 +270,7 @@ def _map_on_ray(
         warnings.filterwarnings("ignore", "`ray_remote_args_fn` is deprecated")
         dataset = blocks.map_batches(
             _RayWorker,
-            fn_constructor_args=(make,),
+            fn_constructor_args=(make, pool.ahead),
             batch_size=1,
             # A pool that asks for all CPUs starves what feeds it and stops; a tenth is left free.
             num_cpus=0.9 * pool.cpus,
@@ -254,8 +278,8 @@ def _map_on_ray(
             compute=ray.data.ActorPoolStrategy(
                 size=min(pool.workers, math.ceil(len(items) / pool.lanes)),
                 # No item waits in a worker's queue: it would share the blame if the worker dies.
-                max_tasks_in_flight_per_actor=pool.lanes,
-                max_concurrent_calls_per_actor=pool.lanes,
+                max_tasks_in_flight_per_actor=pool.lanes + pool.ahead,
+                max_concurrent_calls_per_actor=pool.lanes + pool.ahead,
                 enable_true_multi_threading=True,
             ),
             # Ray would try the same item for ever; here it is named at last.

@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -32,7 +33,7 @@ from pipelines.store.models import ModelInfo, write_model
 from pipelines.store.root import Root, ShardId
 from pipelines.store.schema import SCHEMA_VERSION, eval_features, features
 from pipelines.store.shards import load_successes, read_images
-from trainer.embed import Faults, UnusableItem, embed_images, embed_pairs
+from trainer.embed import Embeddings, Faults, UnusableItem, begin_pairs, embed_images
 from trainer.model import HUB, LOCAL, LoadedModel, compile_layers, load_model, resolve_name
 from trainer.packed import pack_layers
 
@@ -73,7 +74,7 @@ def run(config: ScoreConfig) -> dict[str, Any]:
     out = Sidecar("score", root, ("features", name), fingerprint(SCHEMA_VERSION, name), load_pairs)
     cpus, gpus = worker_size(config)
     make = partial(make_signal, config)
-    account = run_stage(shards, make, out, cpus=cpus, gpus=gpus, local=config.local)
+    account = run_stage(shards, make, out, cpus=cpus, gpus=gpus, local=config.local, ahead=True)
     account.extra = {"model": config.model, "model_fingerprint": name}
     if sets:
         account.extra["eval_pictures"] = embed_sets(root, config, name, marks, account)
@@ -115,18 +116,34 @@ def load_pairs(root: Root, shard: ShardId) -> pa.Table:
 
 def make_signal(config: ScoreConfig) -> Signal:
     """Load the model once, and return the function that scores tables of pairs with it."""
-    return partial(score_pairs, _load(config), config.batch)
+    return Scorer(_load(config), config.batch)
 
 
-def score_pairs(loaded: LoadedModel, batch: int, pairs: pa.Table) -> pa.Table:
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """Scores tables of pairs; what is begun has its first pictures decoded by the time that a GPU is free."""
+
+    loaded: LoadedModel
+    batch: int
+
+    def __call__(self, pairs: pa.Table) -> pa.Table:
+        return self.begin(pairs)()
+
+    def begin(self, pairs: pa.Table) -> Callable[[], pa.Table]:
+        """Start to decode, and return the function that gives the scores."""
+        faults: tuple[Faults, Faults] = {}, {}
+        captions = pairs["caption"].fill_null("").to_pylist()
+        embed = begin_pairs(self.loaded, pairs["image"].to_pylist(), captions, self.batch, faults)
+        return lambda: scored_pairs(pairs, *embed(), faults)
+
+
+def scored_pairs(pairs: pa.Table, images: Embeddings, texts: Embeddings, faults: tuple[Faults, Faults]) -> pa.Table:
     """Embeddings and cosine of each pair (columns uid, caption, image), in the schema of a feature sidecar.
 
     Null is what has no caption, and what cannot be embedded: those uids and reasons are in the metadata UNUSABLE.
     ShardError where these are more than half of the rows: then the model or the tar is broken, and not the rows.
     """
     captions = pairs["caption"]
-    faults: tuple[Faults, Faults] = {}, {}
-    images, texts = embed_pairs(loaded, pairs["image"].to_pylist(), captions.fill_null("").to_pylist(), batch, faults)
     texts[captions.is_null().to_numpy()] = np.nan
     unusable = {n: f"caption: {reason}" for n, reason in faults[1].items() if captions[n].is_valid}
     unusable |= {n: f"picture: {reason}" for n, reason in faults[0].items()}
@@ -141,7 +158,7 @@ def score_pairs(loaded: LoadedModel, batch: int, pairs: pa.Table) -> pa.Table:
         _vectors(images),
         _vectors(texts),
     ]
-    table = pa.Table.from_arrays(columns, schema=features(loaded.embed_dim).arrow)
+    table = pa.Table.from_arrays(columns, schema=features(images.shape[1]).arrow)
     if not named:
         return table
     return table.replace_schema_metadata({**table.schema.metadata, UNUSABLE: json.dumps(named)})

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
@@ -37,8 +39,12 @@ def run_stage(
     cpus: float = 1.0,
     gpus: float = 0.0,
     local: bool = False,
+    ahead: bool = False,
 ) -> Account:
     """Write one sidecar a shard: load its table, apply the signal, publish; shards already done are skipped.
+
+    With `ahead` a worker loads one shard more while it works on another; a signal that has a `begin` (a table in, a
+    function out that gives its result) begins with that one's table too.
 
     Rows that the signal's table names in its metadata UNUSABLE are counted as unusable, and said.
     """
@@ -46,7 +52,7 @@ def run_stage(
     todo = [shard for shard in shards if not out.is_done(shard)]
     account.shards_skipped = len(shards) - len(todo)
     say(f"{out.job}: {len(todo)} shards to do, {account.shards_skipped} done before")
-    for shard, result in map_shards(todo, _SidecarWork(make, out), cpus=cpus, gpus=gpus, local=local):
+    for shard, result in map_shards(todo, _SidecarWork(make, out), cpus=cpus, gpus=gpus, local=local, ahead=ahead):
         record(account, shard, result, len(todo))
         if unusable := result.get("unusable"):
             say(f"{out.job}: {shard}: {_unusable_text(unusable, result['rows'])}")
@@ -99,20 +105,49 @@ class _SidecarWork:
         self.make, self.out = make, out
 
     def __call__(self) -> Work:
-        apply = self.make()
+        return _ShardWork(self.make(), self.out)
 
-        def work(shard: ShardId) -> dict[str, Any]:
-            # First: what is downloaded or scored anew meanwhile makes the sidecar one of before.
-            mark = self.out.mark(shard)
-            table = self.out.load(self.out.root, shard)
-            result = apply(table)
-            if result.num_rows != table.num_rows:
-                raise ShardError(f"{shard}: {result.num_rows} rows out for {table.num_rows} in; this is a defect")
-            self.out.write(shard, result, mark)
-            unusable = json.loads((result.schema.metadata or {}).get(UNUSABLE, b"{}"))
-            counts = {"done": table.num_rows - len(unusable)}
-            if unusable:
-                counts["unusable"] = len(unusable)
-            return {"rows": table.num_rows, "counts": counts, "unusable": unusable}
 
-        return work
+class _Begun(NamedTuple):
+    """A shard that was read: its mark, its table, and what gives the signal's table."""
+
+    mark: str
+    table: pa.Table
+    finish: Callable[[], pa.Table]
+
+
+class _ShardWork:
+    """Does one shard of a sidecar stage; `prepare` reads one in a thread beside."""
+
+    def __init__(self, apply: Signal, out: Sidecar) -> None:
+        self.apply, self.out = apply, out
+        self.reader = ThreadPoolExecutor(1)
+        self.prepared: dict[ShardId, Future[_Begun]] = {}
+
+    def prepare(self, shard: ShardId) -> None:
+        """Start to read a shard, if that was not done already."""
+        if shard not in self.prepared:
+            self.prepared[shard] = self.reader.submit(self._begin, shard)
+
+    def close(self) -> None:
+        """Read no more."""
+        self.reader.shutdown(cancel_futures=True)
+
+    def __call__(self, shard: ShardId) -> dict[str, Any]:
+        begun = self.prepared.pop(shard).result() if shard in self.prepared else self._begin(shard)
+        result, rows = begun.finish(), begun.table.num_rows
+        if result.num_rows != rows:
+            raise ShardError(f"{shard}: {result.num_rows} rows out for {rows} in; this is a defect")
+        self.out.write(shard, result, begun.mark)
+        unusable = json.loads((result.schema.metadata or {}).get(UNUSABLE, b"{}"))
+        counts = {"done": rows - len(unusable)}
+        if unusable:
+            counts["unusable"] = len(unusable)
+        return {"rows": rows, "counts": counts, "unusable": unusable}
+
+    def _begin(self, shard: ShardId) -> _Begun:
+        # First: what is downloaded or scored anew meanwhile makes the sidecar one of before.
+        mark = self.out.mark(shard)
+        table = self.out.load(self.out.root, shard)
+        begin = getattr(self.apply, "begin", None)
+        return _Begun(mark, table, begin(table) if begin else partial(self.apply, table))

@@ -54,17 +54,38 @@ def embed_images(
     that cannot be decoded, or whose embedding is not finite, is put into `faults` and its row is NaN; without
     `faults` it raises UnusableItem.
     """
+    return begin_images(loaded, images, batch, faults)()
+
+
+def begin_images(
+    loaded: LoadedModel, images: Sequence[bytes], batch: int = 256, faults: Faults | None = None
+) -> Callable[[], Embeddings]:
+    """What gives `embed_images`, once; for a GPU the first four batches of pictures are decoded before it is called.
+
+    On a CPU the cores that decode are those that the model needs: there all is done when it is called.
+    """
+    if not _on_gpu(loaded):
+        return partial(_images_on_cores, loaded, images, batch, faults)
+    preprocess = split_preprocess(loaded.preprocess)
+    size = min(batch, _PART)
+    pixels = partial(_pixels, preprocess, images, size, faults)
+    starts = range(0, len(images), size)
+    ready = _ahead(lambda start: pixels(start).pin_memory(), starts, torch.get_num_threads(), 4 * batch // size)
+
+    def finish() -> Embeddings:
+        with without_tf32():
+            parts = [_image_features(loaded, preprocess, group) for group in _groups(ready, batch // size)]
+        return _finite(loaded, parts, "picture", np.arange(len(images)), faults)
+
+    return finish
+
+
+def _images_on_cores(loaded: LoadedModel, images: Sequence[bytes], batch: int, faults: Faults | None) -> Embeddings:
     preprocess = split_preprocess(loaded.preprocess)
     size = _part(loaded, len(images), min(batch, _PART))
     pixels = partial(_pixels, preprocess, images, size, faults)
-    features = partial(_image_features, loaded, preprocess)
     starts = range(0, len(images), size)
-    if not _on_gpu(loaded):
-        parts = _each_core(lambda start: features([pixels(start)]), starts)
-    else:
-        ready = _ahead(lambda start: pixels(start).pin_memory(), starts, torch.get_num_threads(), 4 * batch // size)
-        with without_tf32():
-            parts = [features(group) for group in _groups(ready, batch // size)]
+    parts = _each_core(lambda start: _image_features(loaded, preprocess, [pixels(start)]), starts)
     return _finite(loaded, parts, "picture", np.arange(len(images)), faults)
 
 
@@ -101,13 +122,29 @@ def embed_pairs(
     faults: tuple[Faults, Faults] | None = None,
 ) -> tuple[Embeddings, Embeddings]:
     """`embed_images` and `embed_texts` with a dict of `faults` each; a GPU does texts while it waits for pictures."""
+    return begin_pairs(loaded, images, texts, batch, faults)()
+
+
+def begin_pairs(
+    loaded: LoadedModel,
+    images: Sequence[bytes],
+    texts: Sequence[str],
+    batch: int = 256,
+    faults: tuple[Faults, Faults] | None = None,
+) -> Callable[[], tuple[Embeddings, Embeddings]]:
+    """What gives `embed_pairs`, once, with pictures begun as by `begin_images`."""
     of_images, of_texts = faults or (None, None)
-    if not _on_gpu(loaded):
-        return embed_images(loaded, images, batch, of_images), embed_texts(loaded, texts, batch, of_texts)
-    # Around both: the one that ends first must not give TF32 back to the other.
-    with without_tf32(), ThreadPoolExecutor(1) as beside:
-        embedded = beside.submit(embed_texts, loaded, texts, batch, of_texts)
-        return embed_images(loaded, images, batch, of_images), embedded.result()
+    pictures = begin_images(loaded, images, batch, of_images)
+
+    def finish() -> tuple[Embeddings, Embeddings]:
+        if not _on_gpu(loaded):
+            return pictures(), embed_texts(loaded, texts, batch, of_texts)
+        # Around both: the one that ends first must not give TF32 back to the other.
+        with without_tf32(), ThreadPoolExecutor(1) as beside:
+            embedded = beside.submit(embed_texts, loaded, texts, batch, of_texts)
+            return pictures(), embedded.result()
+
+    return finish
 
 
 @contextmanager
@@ -178,17 +215,23 @@ def _each_core(function: Callable[[Item], torch.Tensor], items: Iterable[Item]) 
 def _ahead(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int = 0
 ) -> Iterator[Result]:
-    """Results in the order of `items`; at most `ahead` of them, and two a thread, are under way or waiting."""
-    ahead = max(2 * threads, ahead)
-    pool = ThreadPoolExecutor(threads)
-    waiting: deque[Future[Result]] = deque()
+    """Results in the order of `items`; at most `ahead` of them, or two a thread, are under way or waiting.
+
+    So many are begun at once, before the first result is asked for.
+    """
+    pool, left = ThreadPoolExecutor(threads), iter(items)
+    waiting = deque(pool.submit(function, item) for item in islice(left, max(2 * threads, ahead)))
+    return _results(pool, function, waiting, left)
+
+
+def _results(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], waiting: deque[Future[Result]], left: Iterator[Item]
+) -> Iterator[Result]:
     try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
         while waiting:
-            yield waiting.popleft().result()
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(function, item) for item in islice(left, 1))
+            yield result
     finally:
         pool.shutdown(cancel_futures=True)
 

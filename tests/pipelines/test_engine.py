@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,48 @@ def test_local_work_is_closed_at_the_end() -> None:
     work = Closing()
     assert [result["closed"] for _, result in map_shards([1, 2], lambda: work, local=True)] == [0, 0]
     assert work.closed == 1
+
+
+class Preparing:
+    """Handles an item while the next one is read, and says by how many items the reading was ahead of it."""
+
+    def __init__(self) -> None:
+        self.read: list[int] = []
+
+    def prepare(self, item: int) -> None:
+        if item not in self.read:
+            self.read.append(item)
+
+    def __call__(self, item: int) -> dict[str, Any]:
+        time.sleep(0.2)
+        if item == CRASHES:
+            os._exit(1)
+        return {"item": item, "ahead": len(self.read) - self.read.index(item) - 1}
+
+
+def test_local_work_is_prepared_one_item_ahead() -> None:
+    results = [result for _, result in map_shards([0, 1, 2, 4], Preparing, local=True, ahead=True)]
+    assert results == [{"item": item, "ahead": int(item != 4)} for item in (0, 1, 2, 4)]
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_on_ray_work_is_prepared_one_item_ahead_and_a_crash_is_blamed_on_its_item_alone() -> None:
+    ours = [item for item in range(12) if item != CRASHES]
+    results = dict(map_shards(ours, Preparing, ahead=True))
+    assert sorted(results) == ours
+    # Read and not begun: one item, never two.
+    assert {result["ahead"] for result in results.values()} == {0, 1}
+    crashed = dict(map_shards([CRASHES, 4, 5, 6], AlonePreparing, ahead=True))
+    assert "died" in crashed.pop(CRASHES)["error"]
+    assert {item: result["item"] for item, result in crashed.items()} == {4: 4, 5: 5, 6: 6}
+
+
+class AlonePreparing(Preparing):
+    """Where a worker died, items are done one by one and unprepared."""
+
+    def __call__(self, item: int) -> dict[str, Any]:
+        self.prepare(item)
+        return super().__call__(item)
 
 
 def cannot() -> Work:

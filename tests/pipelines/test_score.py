@@ -136,6 +136,36 @@ def test_a_second_run_does_only_what_is_missing_broken_or_outdated(tmp_path: Pat
     assert run(root, tiny_model)["shards_done"] == 1
 
 
+def test_the_next_shard_is_read_while_the_model_works_and_changes_no_byte(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranges = [range(n, n + 4) for n in range(0, 16, 4)]
+    ahead, alone = filled(tmp_path / "ahead", *ranges), filled(tmp_path / "alone", *ranges)
+    for shard in alone.shards("shards"):
+        monkeypatch.setattr(Root, "shards", lambda self, *folder, only=shard: [only])
+        run(alone, tiny_model)
+    monkeypatch.undo()
+    events: list[str] = []
+    read, write = score.load_pairs, score.scored_pairs
+
+    def reading(root: Root, shard: ShardId) -> pa.Table:
+        events.append(f"read {shard.number}")
+        return read(root, shard)
+
+    def scoring(pairs: pa.Table, *others: Any) -> pa.Table:
+        # The model is done with a shard: by then the next was read, and none after it.
+        while sum(event != "scored" for event in events) < min(4, 2 + events.count("scored")):
+            time.sleep(0.01)
+        events.append("scored")
+        return write(pairs, *others)
+
+    monkeypatch.setattr(score, "load_pairs", reading)
+    monkeypatch.setattr(score, "scored_pairs", scoring)
+    run(ahead, tiny_model)
+    assert events.index("read 00001") < events.index("scored") < events.index("read 00002")
+    assert files(ahead, "features") == files(alone, "features")
+
+
 def test_a_killed_job_goes_on_where_it_was(tmp_path: Path, tiny_model: Path) -> None:
     ranges = [range(n, n + 4) for n in range(0, 32, 4)]
     root, quiet = filled(tmp_path / "killed", *ranges), filled(tmp_path / "quiet", *ranges)
