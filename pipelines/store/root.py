@@ -20,14 +20,17 @@ file that exists is complete.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import io
 import json
 import os
+import tempfile
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 import pyarrow as pa
@@ -116,6 +119,21 @@ class Root:
             raise ShardError(f"{path}: has no column {', '.join(missing)}; delete it and run its stage again")
         return table
 
+    def reading(self, *parts: str) -> Any:
+        """The file, open for reading piece by piece; a context manager."""
+        return self._fs.open(self.path(*parts), "rb")
+
+    def read_groups(self, *parts: str) -> Iterator[pa.Table]:
+        """The row groups of a parquet file, one at a time; ShardError naming the file when it cannot be read."""
+        path = self.path(*parts)
+        try:
+            with self._parquet(path) as file:
+                parquet = pq.ParquetFile(file)
+                for group in range(parquet.num_row_groups):
+                    yield parquet.read_row_group(group)
+        except (OSError, pa.ArrowException) as error:
+            raise ShardError(f"{path}: cannot be read ({error}); delete it and run its stage again") from error
+
     def parquet_metadata(self, *parts: str) -> dict[str, str]:
         """Key-value metadata of a parquet file; empty where the file is missing or broken."""
         try:
@@ -136,6 +154,26 @@ class Root:
         if not self._is_local:
             self._fs.pipe_file(path, data)
             return
+        with self._temporary(path) as file:
+            file.write(data)
+
+    @contextlib.contextmanager
+    def writing(self, *parts: str) -> Iterator[BinaryIO]:
+        """A file to write piece by piece, published in one step when the block ends without an error."""
+        path = self.path(*parts)
+        if self._is_local:
+            with self._temporary(path) as file:
+                yield file
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            spool = Path(folder, "file")
+            with spool.open("wb") as file:
+                yield file
+            self._fs.put_file(str(spool), path)
+
+    @contextlib.contextmanager
+    def _temporary(self, path: str) -> Iterator[BinaryIO]:
+        """A file beside its place, renamed to `path` at the end."""
         # In a folder of their own, which stays small: to look for what is left beside 100,000 shards takes longer
         # than to write one.
         folder = Path(path).parent / ".writing"
@@ -143,7 +181,8 @@ class Root:
         name = Path(path).name
         temporary = folder / f"{name}.{uuid.uuid4().hex}"
         try:
-            temporary.write_bytes(data)
+            with temporary.open("wb") as file:
+                yield file
             temporary.replace(path)
         finally:
             # Those of earlier writers too: a killed process leaves its own behind.
