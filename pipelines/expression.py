@@ -44,6 +44,10 @@ _OUTSIDE = {
     "age", "current_localtime", "current_localtimestamp", "hash", "json_deserialize_sql", "json_serialize_plan",
     "json_serialize_sql", "version",
 }  # fmt: skip
+_NEEDED = {
+    "BOOLEAN": "true or false, as clip_score > 0.3 does",
+    "VARCHAR": "text, as CAST(... AS VARCHAR) does, or captions[1], the first of a list",
+}
 _ADVICE = "see `FROM presets` and DuckDB's scalar functions for what may be used"
 
 
@@ -78,7 +82,7 @@ def bind(con: duckdb.DuckDBPyConnection, text: str, kind: Literal["BOOLEAN", "VA
         raise ConfigError(f"{place}: {explain_error(error, con)}") from error
     # A bare NULL has a type of its own, which stands for any.
     if found not in (kind, '"NULL"'):
-        needed = "true or false, as in clip_score > 0.3" if kind == "BOOLEAN" else "text, as CAST(... AS VARCHAR) is"
+        needed = _NEEDED[kind]
         raise ConfigError(f"{place}: {_shown(text)} gives {found}; it must give {needed}")
     # On lines of its own, so that a comment at the end of the text ends there too.
     return f"(\n{text}\n)"

@@ -99,13 +99,12 @@ def find_rules(con: duckdb.DuckDBPyConnection, mix: MixConfig, cuts: Mapping[str
     for source, where in [(None, mix.where), *((s.source, s.where) for s in mix.sources)]:
         if where is not None:
             bind(con, where, "BOOLEAN", f"mixture {mix.name}: `where`{f' of source {source}' if source else ''}")
-    captions = {
-        s.source: quoted(s.caption)
-        if s.caption in types
-        else bind(con, s.caption, "VARCHAR", f"mixture {mix.name}: `caption` of source {s.source}")
-        for s in mix.sources
-    }
-    rules = Rules(mix, {name: f"({text})::VARCHAR" for name, text in captions.items()}, {})
+    captions = {}
+    for part in mix.sources:
+        # A column may have any name; what is none is an expression.
+        text = quoted(part.caption) if part.caption in types else part.caption
+        captions[part.source] = bind(con, text, "VARCHAR", f"mixture {mix.name}: `caption` of source {part.source}")
+    rules = Rules(mix, captions, {})
     if cuts is None and _fractions(mix):
         _check_score(mix, types)
         cuts = _find_cuts(con, rules)
