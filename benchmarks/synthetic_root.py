@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 
 from pipelines.store.fingerprint import KEY
 from pipelines.store.models import ModelInfo, write_model
-from pipelines.store.presets import L14
 from pipelines.store.root import Root
 from pipelines.store.schema import SHARD, SIGNALS, Schema, features, verdicts
 
@@ -50,7 +49,7 @@ _REASONS = np.array(["ok", "http_404", "timeout", "dns", "decode"])
 def make_root(root: Root, rows: int, seed: int = 0) -> int:
     """Shards of ROWS rows for all six sources in turn, a model's scores, verdicts and signals; how many shards."""
     shards = -(-rows // ROWS)
-    info = ModelInfo(model="ViT-L-14", pretrained="openai", precision="bf16", dim=2, column=L14)
+    info = ModelInfo(model="ViT-L-14", pretrained="openai", precision="bf16", dim=2)
     write_model(root, MODEL, info)
     root.write_json({}, "verdicts", RUN, "dedupe.json")
     with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:

@@ -1,30 +1,29 @@
 """A page of YAML and the catalog to a mixture: manifest, lock file and uid list.
 
 headwater mix --root data --config configs/mixes/even.yaml
+headwater mix --root data --verify even
 ray submit ray_cluster.yaml pipelines/build_mix.py --root data --config configs/mixes/even.yaml
 """
 
 from __future__ import annotations
 
-import importlib.metadata
-import io
 import sys
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import duckdb
 import numpy as np
-import pyarrow as pa
 
+from pipelines import lock as locks
+from pipelines import manifest, verify_mix
 from pipelines.config import JobConfig
+from pipelines.draw import draw, survey
 from pipelines.job import Account, job_main, say
-from pipelines.manifest import content_digest, uid_pairs
-from pipelines.mixture import Cut, MixConfig, attrition, build_mix, find_cuts, shares
+from pipelines.mixture import MixConfig
+from pipelines.rules import find_rules
 from pipelines.store import catalog
 from pipelines.store.fingerprint import KEY, fingerprint
 from pipelines.store.root import Root
-from pipelines.store.schema import MANIFEST, SCHEMA_VERSION
+from pipelines.store.schema import SCHEMA_VERSION
 
 
 class MixJobConfig(JobConfig, MixConfig):
@@ -32,122 +31,76 @@ class MixJobConfig(JobConfig, MixConfig):
 
 
 def run(config: MixJobConfig) -> dict[str, Any]:
-    """Draw a mixture from the catalog and publish its manifest, lock file and uid list."""
-    root, mix, account = Root(config.root), _mix(config), Account("mix")
+    """Draw a mixture from the catalog and publish its manifest, lock file and uid list.
+
+    `headwater mix --root ROOT --verify NAME [--config FILE]` proves instead that a published mixture follows from the
+    catalog and its YAML.
+    """
+    root, mix, account = Root(config.root), mixture_of(config), Account("mix")
     with catalog.connect(root) as con:
         mark = fingerprint(SCHEMA_VERSION, mix.model_dump(mode="json"), catalog.snapshot(con))
         if _is_done(root, mix.name, mark):
             say(f"mix: {mix.name} is done")
             return {**account.summary(), "mixture": mix.name, "up_to_date": True}
-        cuts = find_cuts(con, mix)
-        manifest = build_mix(con, mix, cuts)
-        lock = _lock(con, mix, manifest, cuts)
-    _publish(root, mix.name, manifest, lock, mark)
-    account.add(manifest.num_rows, Counter(manifest["source"].to_pylist()))
+        warnings = _warn(locks.warnings(con, root, mix))
+        found = survey(con, find_rules(con, mix))
+        found.check()
+        # Manifest last, an earlier one taken away first: a mixture whose manifest exists is complete.
+        root.remove("mixes", mix.name, manifest.FILE)
+        with root.writing("mixes", mix.name, manifest.FILE) as file:
+            content, sha256 = manifest.write(draw(con, found), file, {KEY: mark})
+            with root.writing("mixes", mix.name, manifest.UIDS) as uids:
+                np.save(uids, content.pairs)
+            lock = locks.make_lock(con, found, content, sha256, warnings)
+            root.write_json(lock, "mixes", mix.name, locks.FILE)
+    account.add(lock["samples"], content.counts)
     account.check(config.max_failed_fraction)
-    say(f"mix: {mix.name}: {manifest.num_rows} of {mix.total} samples, {account.text()}")
+    say(locks.attrition_text(lock["attrition"]))
+    say(f"mix: {mix.name}: {lock['samples']} of {mix.total} samples, {account.text()}")
     if lock["top"]:
-        say(f"mix: {mix.name}: {top_text(lock['top'])}")
-    return {**account.summary(), "mixture": mix.name, "digest": lock["digest"]}
+        say(f"mix: {mix.name}: {locks.top_text(lock['top'])}")
+    return {**account.summary(), "mixture": mix.name, "digest": lock["digest"], "warnings": warnings}
 
 
 def plan(config: MixJobConfig) -> dict[str, Any]:
-    """What each source would give, without writing anything."""
-    mix = _mix(config)
-    with catalog.connect(Root(config.root)) as con:
-        cuts = find_cuts(con, mix)
-        manifest = build_mix(con, mix, cuts)
-        rows = attrition(con, mix, manifest, cuts)
-    top = top_effect(mix, cuts, rows)
-    return {"mixture": mix.name, "samples": manifest.num_rows, "attrition": rows, "top": top}
-
-
-def top_effect(mix: MixConfig, cuts: Mapping[str, Cut], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """What the top fractions did, from the rows of `attrition`; None where there is none.
-
-    For each source the threshold, how many samples were there before it and after, the fraction kept, and the
-    source's share of the samples of all sources before and after.
-    """
-    if not cuts:
-        return None
-    after = {row["source"]: row["steps"][-1][1] for row in rows}
-    before = {row["source"]: row["steps"][-2 if row["source"] in cuts else -1][1] for row in rows}
-    sources = [
-        {
-            "source": name,
-            "fraction": cuts[name].fraction if name in cuts else None,
-            "scored": cuts[name].scored if name in cuts else None,
-            "threshold": cuts[name].threshold if name in cuts else None,
-            "before": before[name],
-            "kept": after[name],
-            "kept_fraction": _ratio(after[name], before[name]),
-            "share_before": _ratio(before[name], sum(before.values())),
-            "share_after": _ratio(after[name], sum(after.values())),
-        }
-        for name in after
-    ]
-    return {"scope": mix.top_scope, "score": mix.top_score, "sources": sources}
-
-
-def _ratio(part: int, whole: int) -> float:
-    return round(part / whole, 6) if whole else 0.0
-
-
-def top_text(top: Mapping[str, Any]) -> str:
-    """What the top fractions kept of each source, and what that made of its share, for a line of progress."""
-    whose = "all sources together" if top["scope"] == "global" else "each source"
-    kept = ", ".join(
-        f"{s['source']} {s['kept_fraction']:.1%} (share {s['share_before']:.1%} to {s['share_after']:.1%})"
-        for s in top["sources"]
-    )
-    return f"the top fraction of {whose} by {top['score']} keeps {kept}"
-
-
-def _mix(config: MixJobConfig) -> MixConfig:
-    return MixConfig.model_validate(config.model_dump(include=set(MixConfig.model_fields)))
-
-
-def _is_done(root: Root, name: str, mark: str) -> bool:
-    found = root.parquet_metadata("mixes", name, "manifest.parquet").get(KEY)
-    return found == mark and root.exists("mixes", name, "mix.lock.json") and root.exists("mixes", name, "uids.npy")
-
-
-def _lock(
-    con: duckdb.DuckDBPyConnection, mix: MixConfig, manifest: pa.Table, cuts: Mapping[str, Cut]
-) -> dict[str, Any]:
-    """What is needed to prove that the manifest follows from the catalog and the YAML."""
-    rows = attrition(con, mix, manifest, cuts)
-    counts = Counter(manifest["source"].to_pylist())
+    """What each source would give, without writing or sorting anything."""
+    root, mix = Root(config.root), mixture_of(config)
+    with catalog.connect(root) as con:
+        warnings = _warn(locks.warnings(con, root, mix))
+        found = survey(con, find_rules(con, mix))
+    say(locks.attrition_text(found.attrition))
+    found.check()
+    top = locks.top_effect(mix, found.rules.cuts, found.attrition)
     return {
-        "schema_version": SCHEMA_VERSION,
-        "config": mix.model_dump(mode="json"),
-        "catalog": catalog.snapshot(con),
-        "asked": mix.total,
-        "samples": manifest.num_rows,
-        "sources": [
-            {"source": source.source, "asked": asked, "got": counts[source.source]}
-            for source, asked in zip(mix.sources, shares(mix), strict=True)
-        ],
-        "attrition": rows,
-        "top": top_effect(mix, cuts, rows),
-        "digest": content_digest(manifest),
-        "versions": {name: importlib.metadata.version(name) for name in ("headwater", "duckdb", "pyarrow", "numpy")},
+        "mixture": mix.name,
+        "samples": found.samples,
+        "attrition": found.attrition,
+        "top": top,
+        "warnings": warnings,
     }
 
 
-def _publish(root: Root, name: str, manifest: pa.Table, lock: dict[str, Any], mark: str) -> None:
-    """Manifest last, an earlier one taken away first: a mixture whose manifest exists is complete."""
-    root.remove("mixes", name, "manifest.parquet")
-    buffer = io.BytesIO()
-    np.save(buffer, uid_pairs(manifest["uid"].to_pylist()))
-    root.write_bytes(buffer.getvalue(), "mixes", name, "uids.npy")
-    root.write_json(lock, "mixes", name, "mix.lock.json")
-    metadata = {key.decode(): value.decode() for key, value in MANIFEST.arrow.metadata.items()}
-    root.write_table(manifest, "mixes", name, "manifest.parquet", metadata={**metadata, KEY: mark})
+def mixture_of(config: MixJobConfig) -> MixConfig:
+    """The mixture alone."""
+    return MixConfig.model_validate(config.model_dump(include=set(MixConfig.model_fields)))
+
+
+def _warn(warnings: list[str]) -> list[str]:
+    for warning in warnings:
+        say(f"mix: warning: {warning}")
+    return warnings
+
+
+def _is_done(root: Root, name: str, mark: str) -> bool:
+    found = root.parquet_metadata("mixes", name, manifest.FILE).get(KEY)
+    return found == mark and all(root.exists("mixes", name, file) for file in (locks.FILE, manifest.UIDS))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `headwater mix`."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if any(argument.split("=")[0] == "--verify" for argument in arguments):
+        return verify_mix.main(arguments)
     return job_main("mix", MixJobConfig, run, plan, argv)
 
 

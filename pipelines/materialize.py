@@ -151,8 +151,9 @@ def _close(
     say(f"materialize: {export.mixture}: {len(results)} files, {account.text()}")
     if failed / account.rows_in > config.max_failed_fraction:
         raise BudgetExceeded(
-            f"materialize: {failed} of {account.rows_in} rows cannot be read, more than "
-            f"max_failed_fraction={config.max_failed_fraction}; first: {next(iter(lost.values()))['why']}"
+            f"{failed} of {account.rows_in} rows cannot be read, more than "
+            f"max_failed_fraction={config.max_failed_fraction}; first: {next(iter(lost.values()))['why']}",
+            account.summary(),
         )
     return account.summary()
 

@@ -21,10 +21,10 @@ from evaluation.report import render_report
 from evaluation.report_plots import scatter_png
 from evaluation.results import Result, read_results
 from filters.errors import ConfigError, InputError
-from pipelines.build_mix import top_text
 from pipelines.config import JobConfig
 from pipelines.index import ledger
 from pipelines.job import Account, job_main, say
+from pipelines.lock import top_text
 from pipelines.store import catalog
 from pipelines.store.root import Root
 from pipelines.store.schema import eval_column

@@ -16,20 +16,24 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from filters.errors import ConfigError, HeadwaterError, InputError
 from pipelines.job import say
+from pipelines.lock import FILE, locked_cuts
+from pipelines.mixture import MixConfig
+from pipelines.rules import find_rules
 from pipelines.store import catalog
-from pipelines.store.presets import PRESETS
+from pipelines.store.presets import PRESETS, literal
 from pipelines.store.root import Root
 from pipelines.store.stages import STAGES, stage_of
 
@@ -69,8 +73,13 @@ def schema(con: duckdb.DuckDBPyConnection, name: str | None) -> pa.Table:
     return rows if name is None else rows.drop(["table"])
 
 
-def explain(con: duckdb.DuckDBPyConnection, uid: str) -> dict[str, Any]:
-    """One sample's history: source row, download, what each stage found, presets, each mixture it is in or not."""
+def explain(
+    con: duckdb.DuckDBPyConnection, uid: str, locks: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
+    """One sample's history: source row, download, what each stage found, presets, each mixture it is in or not.
+
+    `locks` are the mixtures' lock files by name, whose rules say why it is not.
+    """
     rows = (
         con.sql("SELECT * FROM samples WHERE starts_with(uid, ?) LIMIT 2", params=[uid]).to_arrow_table().to_pylist()
     )
@@ -96,7 +105,8 @@ def explain(con: duckdb.DuckDBPyConnection, uid: str) -> dict[str, Any]:
         "presets": _presets(con, sample["uid"]),
         "attempts": attempts.to_pylist(),
         "mixtures": {
-            name: f"in, used {uses} time{'s' * (uses > 1)}" if uses else _why_out(sample) for name, uses in mixtures
+            name: f"in, used {uses} time{'s' * (uses > 1)}" if uses else why_out(con, sample, (locks or {}).get(name))
+            for name, uses in mixtures
         },
     }
 
@@ -129,17 +139,35 @@ def mix_diff(con: duckdb.DuckDBPyConnection, old: str, new: str) -> pa.Table:
     ).to_arrow_table()
 
 
-def _why_out(sample: dict[str, Any]) -> str:
-    """The first rule that keeps a sample out of a mixture; a mixture's own conditions are in its lock file."""
-    if sample["status"] != "success":
-        return f"out: {sample['status']} ({sample['reason']})"
-    if sample["kind"] == "placeholder":
-        return "out: placeholder, many other URLs gave the same bytes"
-    if sample["duplicate_of"] is not None:
-        return f"out: {sample['kind']} duplicate of {sample['duplicate_of']}"
-    if sample["eval_set"] is not None:
-        return f"out: evaluation set {sample['eval_set']} holds the same picture"
-    return "out: not of its sources, not drawn, or kept out by one of its conditions (see its mix.lock.json)"
+def why_out(con: duckdb.DuckDBPyConnection, sample: Mapping[str, Any], lock: Mapping[str, Any] | None) -> str:
+    """The first of a mixture's own rules, as its lock file has them, that keeps a sample out."""
+    if lock is None:
+        return "out: its lock file is not there, which would say why"
+    try:
+        mix = MixConfig.model_validate(lock["config"])
+        source = next((s for s in mix.sources if s.source == sample["source"]), None)
+        if source is None:
+            return "out: not of its sources"
+        rules = find_rules(con, mix, locked_cuts(lock)).of(source)
+    except (HeadwaterError, ValidationError, KeyError) as error:
+        return f"out: its rules cannot be tried on this catalog ({str(error).splitlines()[0]})"
+    tried = ", ".join(f"({rule})::BOOLEAN IS TRUE" for _, rule in rules)
+    passed = query(con, f"SELECT {tried} FROM samples WHERE uid = {literal(sample['uid'])}")
+    failed = next((label for (label, _), ok in zip(rules, passed.columns, strict=True) if not ok[0].as_py()), "")
+    row = next(row for row in lock["attrition"] if row["source"] == source.source)
+    texts = {
+        "success": f"{sample['status']} ({sample['reason']})",
+        "has_caption": f"no caption by {source.caption}",
+        "not_duplicate": "placeholder, many other URLs gave the same bytes"
+        if sample["kind"] == "placeholder"
+        else f"{sample['kind']} duplicate of {sample['duplicate_of']}",
+        "not_in_evaluation": f"evaluation set {sample['eval_set']} holds the same picture",
+        "where": f"its `where` does not hold: {mix.where}",
+        "source_where": f"its `where` for {source.source} does not hold: {source.where}",
+        "": f"not drawn: {row['steps'][-1][1]} samples of {source.source} passed its rules for {row['got']} places",
+    }
+    score = sample.get(mix.top_score)
+    return f"out: {texts.get(failed, f'{mix.top_score} {score} is not among its top fraction')}"
 
 
 def show(table: pa.Table, form: str, *, cut: bool = True) -> None:
@@ -219,6 +247,10 @@ def _parser(command: str) -> argparse.ArgumentParser:
     return parser
 
 
+def _locks(root: Root) -> dict[str, dict[str, Any]]:
+    return {name: root.read_json("mixes", name, FILE) for name in catalog.mixture_names(root)}
+
+
 def main(command: str, argv: Sequence[str] | None = None) -> int:
     """Entry point of `headwater sql`, `schema`, `explain` and `mix-diff`."""
     arguments = _parser(command).parse_args(argv)
@@ -226,9 +258,11 @@ def main(command: str, argv: Sequence[str] | None = None) -> int:
         say(f"headwater {command}: parquet is not for a terminal; send it to a file: ... --format parquet > FILE")
         return ConfigError.exit_code
     try:
-        with catalog.connect(Root(arguments.root)) as con:
+        root = Root(arguments.root)
+        with catalog.connect(root) as con:
             if command == "explain":
-                print(json.dumps(explain(con, arguments.uid), indent=2, default=str, ensure_ascii=False))
+                found = explain(con, arguments.uid, _locks(root))
+                print(json.dumps(found, indent=2, default=str, ensure_ascii=False))
             elif command == "sql":
                 show(query(con, arguments.query), arguments.format)
             elif command == "schema":

@@ -58,7 +58,11 @@ def _open(con: duckdb.DuckDBPyConnection, root: Root) -> None:
     segments, lists, mixtures = read_contents(con)
     attach(con, root.local(FOLDER), [*(s.name for s in segments), *lists, *(file for _, file in mixtures)])
     show(con, segments, lists, mixtures)
-    # SQL may come from anywhere: no files, no network, and no way to change that.
+    close(con)
+
+
+def close(con: duckdb.DuckDBPyConnection) -> None:
+    """No files and no network from here on, and no way to change that: SQL may come from anywhere."""
     con.execute("SET enable_external_access = false")
     con.execute("SET lock_configuration = true")
 
@@ -70,7 +74,12 @@ def show(
     mixtures: list[tuple[str, str]],
     columns: list[str] | None = None,
 ) -> None:
-    """Temporary views over attached files; `columns` of `samples` are those of the catalog if not given."""
+    """Temporary views over attached files; `columns` of `samples` are those of the catalog if not given.
+
+    A catalog without segments has tables of its own under these names.
+    """
+    if not segments:
+        return
     names = columns or [name for (name,) in con.execute(_SAMPLES).fetchall()]
     for view, query in views.definitions(names, segments, lists, mixtures, views.attached).items():
         con.execute(f"CREATE TEMP VIEW {view} AS {query}")

@@ -132,6 +132,17 @@ class Root:
             raise ShardError(f"{path}: has no column {', '.join(missing)}; delete it and run its stage again")
         return table
 
+    def read_groups(self, *parts: str) -> Iterator[pa.Table]:
+        """The row groups of a parquet file, one at a time; ShardError naming the file when it cannot be read."""
+        path = self.path(*parts)
+        try:
+            with self._parquet(path) as file:
+                parquet = pq.ParquetFile(file)
+                for group in range(parquet.num_row_groups):
+                    yield parquet.read_row_group(group)
+        except (OSError, pa.ArrowException) as error:
+            raise ShardError(f"{path}: cannot be read ({error}); delete it and run its stage again") from error
+
     def parquet_metadata(self, *parts: str) -> dict[str, str]:
         """Key-value metadata of a parquet file; empty where the file is missing or broken."""
         try:
@@ -182,11 +193,12 @@ class Root:
             raise InputError(f"{path}: cannot be read ({error})") from error
 
     @contextlib.contextmanager
-    def writing(self, *parts: str, scratch: tuple[str, ...]) -> Iterator[IO[bytes]]:
+    def writing(self, *parts: str, scratch: tuple[str, ...] | None = None) -> Iterator[IO[bytes]]:
         """A file to be written in pieces; it is published in one step when the block ends without an error.
 
-        Until then it lies under another name in the folder `scratch` of a local root, which may be far from its
-        place: some programs take every folder beside their files for data. Else it lies on this machine's disk.
+        Until then it lies beside its place, or under another name in the folder `scratch` of a local root, which may
+        be far from it: some programs take every folder beside their files for data. For a root elsewhere it lies on
+        this machine's disk.
         """
         path = self.path(*parts)
         if not self._is_local:
@@ -194,6 +206,10 @@ class Root:
                 yield file
                 file.flush()
                 self._fs.put_file(file.name, path)
+            return
+        if scratch is None:
+            with published(Path(path)) as beside, beside.open("wb") as out:
+                yield out
             return
         folder = Path(self.path(*scratch))
         folder.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,6 @@ from filters.errors import ShardError
 from pipelines.store import levels, publish
 from pipelines.store.catalog import connect
 from pipelines.store.models import ModelInfo, write_model
-from pipelines.store.presets import B32
 from pipelines.store.root import Root
 from pipelines.store.schema import SHARD, SIGNALS, features, verdicts
 from pipelines.store.stages import choose
@@ -101,7 +100,7 @@ def test_step_by_step_equals_built_anew(tmp_path: Path, seed: int, monkeypatch: 
     monkeypatch.setattr(levels, "BASE", 4)
     rng, root = random.Random(seed), Root(str(tmp_path / "root"))
     write_shard(root, rng, "ant", "00000")
-    write_model(root, MODEL, ModelInfo(model="x", pretrained="openai", precision="fp32", dim=2, column=B32))
+    write_model(root, MODEL, ModelInfo(model="x", pretrained="openai", precision="fp32", dim=2))
     for step in range(10):
         for _ in range(rng.randint(1, 3)):
             change(root, rng)
