@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -111,7 +112,7 @@ def test_each_check_can_fail(demo: Path, monkeypatch: pytest.MonkeyPatch, change
     assert [check.met for check in findings(demo) if check.check.startswith(name)] != [False]
     con = connect(Root(str(demo)))
     con.execute("CREATE TEMP TABLE spoiled AS FROM samples")
-    con.execute(change.replace("UPDATE samples", "UPDATE spoiled"))
+    con.execute(re.sub("^(UPDATE|DELETE FROM) samples", r"\1 spoiled", change))
     con.execute("CREATE OR REPLACE TEMP VIEW samples AS FROM spoiled")
     monkeypatch.setattr("pipelines.store.catalog.connect", lambda _root: con)
     checks = compare(Root(str(demo)), [], REFERENCE, MODELS).checks
