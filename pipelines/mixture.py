@@ -9,7 +9,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 from pipelines.expression import check
 from pipelines.quota import apportion
 
-Condition = Annotated[str, AfterValidator(check)]
+
+def _checked(text: str | None) -> str | None:
+    return None if text is None else check(text)
+
+
+Condition = Annotated[str | None, AfterValidator(_checked)]
 
 
 class MixSource(BaseModel):
@@ -19,7 +24,7 @@ class MixSource(BaseModel):
 
     source: str = Field(description="name of the source")
     weight: float = Field(1.0, gt=0, le=1e9, description="share of the samples, relative to the other sources")
-    where: Condition | None = Field(None, description="SQL condition over `samples`, for this source")
+    where: Condition = Field(None, description="SQL condition over `samples`, for this source")
     top_fraction: float | None = Field(
         None, gt=0, le=1, description="keep this share of what is left, the best by `top_score`; else the mixture's"
     )
@@ -39,7 +44,7 @@ class MixConfig(BaseModel):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the mixture and of its folder")
     seed: int = Field(0, ge=0, description="seed of the order in which samples are drawn")
     total: int = Field(ge=1, description="samples in the mixture")
-    where: Condition | None = Field(None, description="SQL condition over `samples`, for all sources")
+    where: Condition = Field(None, description="SQL condition over `samples`, for all sources")
     top_fraction: float | None = Field(
         None, gt=0, le=1, description="the same for every source that names none of its own"
     )

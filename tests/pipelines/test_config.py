@@ -47,7 +47,7 @@ def test_nested_override_without_a_file() -> None:
         ("total: 1\nsources: [{source: a}]\n", "field 'name': field required"),
         ("name: x\ntotal: 1\nwhere: 'true) OR (true'\nsources: [{source: a}]\n", "not one SQL condition"),
         ("name: x\ntotal: 1\nwhere: 'true; DROP TABLE samples'\nsources: [{source: a}]\n", "not one SQL condition"),
-        ("name: x\ntotal: 1\nwhere: 'true -- '\nsources: [{source: a}]\n", "not one SQL condition"),
+        ("name: x\ntotal: 1\nwhere: 'true) -- '\nsources: [{source: a}]\n", "not one SQL condition"),
         ("- a\n- b\n", "expected a mapping"),
         ("name: [x\n", "not valid YAML at line"),
     ],

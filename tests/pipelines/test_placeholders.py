@@ -30,7 +30,8 @@ def test_no_mixture_takes_a_placeholder_and_explain_says_why(tmp_path: Path) -> 
     index.run(index.IndexConfig(root=root.url))
     with connect(root) as con:
         uids = [uid for (uid,) in con.execute("SELECT uid FROM samples WHERE kind = 'placeholder'").fetchall()]
-        assert {explain(con, uid)["mixtures"]["m"] for uid in uids} == {
+        locks = {"m": root.read_json("mixes", "m", "mix.lock.json")}
+        assert {explain(con, uid, locks)["mixtures"]["m"] for uid in uids} == {
             "out: placeholder, many other URLs gave the same bytes"
         }
         assert con.execute(
