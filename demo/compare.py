@@ -13,9 +13,10 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 from scipy.stats import rankdata
 
-from demo.compare_pictures import Pair, Row, as_planted, duplicates, leaks, make_check, picture_of
+from demo.compare_pictures import Pair, Row, as_planted, duplicates, leaks, make_check, picture_of, placeholders
 from demo.compare_signals import signals
 from demo.study import study_checks
+from demo.web_placeholders import PLACEHOLDER
 from evaluation.metrics import bootstrap_interval
 from evaluation.report_data import Check, Study
 from evaluation.results import Result
@@ -46,7 +47,8 @@ def compare(
     `models` results are due.
     """
     match = _match(root)
-    checks = [_records(match), *_faults(match.pairs), *duplicates(match.pairs), *leaks(match.pairs)]
+    checks = [_records(match), *_faults(match.pairs), *duplicates(match.pairs), *placeholders(match.pairs)]
+    checks += leaks(match.pairs)
     checks += study_checks(study) if study else []
     checks += [*signals(match.pairs), *_swapped(match.pairs)]
     checks += _accuracy(results, reference, models)
@@ -96,7 +98,7 @@ def _swapped(pairs: Sequence[Pair]) -> list[Check]:
     rows = csv.DictReader(LEFT_OUT.read_text(encoding="utf-8").splitlines())
     left_out = {(row["style"], row["concept"]) for row in rows}
     cells: dict[str, list[Pair]] = {"seen cells": [], "left-out cells": [], "seen and left-out cells together": []}
-    for pair in pairs:
+    for pair in (p for p in pairs if p.truth["plant"] != PLACEHOLDER):
         truth = pair.truth
         if pair.found["clip_score"] is None or truth["caption_language"] != "en" or truth["leak_kind"]:
             continue
