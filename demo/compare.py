@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from scipy.stats import rankdata
 
 from demo.compare_pictures import Pair, Row, as_planted, duplicates, leaks, make_check, picture_of, placeholders
+from demo.compare_presets import presets
 from demo.compare_signals import signals
 from demo.study import study_checks
 from demo.web_placeholders import PLACEHOLDER
@@ -42,9 +43,9 @@ class Match:
 def compare(
     root: Root, results: Sequence[Result], reference: str, models: int, study: Study | None = None
 ) -> Findings:
-    """All checks of the demo, from `<root>/raw/ground_truth.parquet`, the catalog and the study of drawings.
+    """All checks of the demo, and what the presets would keep of its pictures.
 
-    `models` results are due.
+    From `<root>/raw/ground_truth.parquet`, the catalog and the study of drawings. `models` results are due.
     """
     match = _match(root)
     checks = [_records(match), *_faults(match.pairs), *duplicates(match.pairs), *placeholders(match.pairs)]
@@ -52,6 +53,8 @@ def compare(
     checks += study_checks(study) if study else []
     checks += [*signals(match.pairs), *_swapped(match.pairs)]
     checks += _accuracy(results, reference, models)
+    with catalog.connect(root) as con:
+        checks += presets(con)
     return Findings(checks=checks, study=study)
 
 
