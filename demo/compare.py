@@ -13,9 +13,11 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 from scipy.stats import rankdata
 
-from demo.compare_pictures import Pair, Row, as_planted, duplicates, leaks, make_check, picture_of
+from demo.compare_pictures import Pair, Row, as_planted, duplicates, leaks, make_check, picture_of, placeholders
+from demo.compare_presets import presets
 from demo.compare_signals import signals
 from demo.study import study_checks
+from demo.web_placeholders import PLACEHOLDER
 from evaluation.metrics import bootstrap_interval
 from evaluation.report_data import Check, Study
 from evaluation.results import Result
@@ -41,15 +43,18 @@ class Match:
 def compare(
     root: Root, results: Sequence[Result], reference: str, models: int, study: Study | None = None
 ) -> Findings:
-    """All checks of the demo, from `<root>/raw/ground_truth.parquet`, the catalog and the study of drawings.
+    """All checks of the demo, and what the presets would keep of its pictures.
 
-    `models` results are due.
+    From `<root>/raw/ground_truth.parquet`, the catalog and the study of drawings. `models` results are due.
     """
     match = _match(root)
-    checks = [_records(match), *_faults(match.pairs), *duplicates(match.pairs), *leaks(match.pairs)]
+    checks = [_records(match), *_faults(match.pairs), *duplicates(match.pairs), *placeholders(match.pairs)]
+    checks += leaks(match.pairs)
     checks += study_checks(study) if study else []
     checks += [*signals(match.pairs), *_swapped(match.pairs)]
     checks += _accuracy(results, reference, models)
+    with catalog.connect(root) as con:
+        checks += presets(con)
     return Findings(checks=checks, study=study)
 
 
@@ -96,7 +101,7 @@ def _swapped(pairs: Sequence[Pair]) -> list[Check]:
     rows = csv.DictReader(LEFT_OUT.read_text(encoding="utf-8").splitlines())
     left_out = {(row["style"], row["concept"]) for row in rows}
     cells: dict[str, list[Pair]] = {"seen cells": [], "left-out cells": [], "seen and left-out cells together": []}
-    for pair in pairs:
+    for pair in (p for p in pairs if p.truth["plant"] != PLACEHOLDER):
         truth = pair.truth
         if pair.found["clip_score"] is None or truth["caption_language"] != "en" or truth["leak_kind"]:
             continue

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from demo.corpus import EVAL_STYLES, load_concepts, natural_duplicates
+from demo.web_placeholders import PLACEHOLDER
 from evaluation.report_data import Check
 from pipelines.store.schema import eval_column
 
 MIN_NEAR_RECALL, MIN_LEAK_RECALL, MAX_FALSE = 0.90, 0.95, 0.01
 
 Row = dict[str, Any]
-Picture = tuple[str, str, str]  # ("icon", style, concept), or ("record", source, url) where several icons are shown
+Picture = tuple[str, str, str]  # ("icon", style, concept), ("record", source, url) for several, or the placeholder
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class Pair:
 
 def picture_of(truth: Row, originals: Mapping[tuple[str, str], Row]) -> Picture:
     """What a record shows; a planted copy shows what its original does. `originals` are by source and address."""
+    if truth["plant"] == PLACEHOLDER:
+        return PLACEHOLDER, "", ""
     if truth["leak_kind"]:
         return "icon", truth["leak_style"], truth["leak_concept"]
     if truth["duplicate_of_url"]:
@@ -64,7 +67,7 @@ def duplicates(pairs: Sequence[Pair]) -> list[Check]:
         found = sum(map(is_found, group))
         good = found >= MIN_NEAR_RECALL * len(group)
         checks.append(make_check(f"near duplicates, {name}", len(group), found, "at least 90 %", good))
-    clean = [pair for pair in ok if not pair.truth["duplicate_kind"]]
+    clean = [pair for pair in ok if not pair.truth["duplicate_kind"] and pair.truth["plant"] != PLACEHOLDER]
     by_uid = {pair.found["uid"]: pair.picture for pair in ok}
     called = [pair for pair in clean if pair.found["duplicate_of"]]
     wrong = sum(not _same(pair.picture, by_uid.get(pair.found["duplicate_of"])) for pair in called)
@@ -74,6 +77,22 @@ def duplicates(pairs: Sequence[Pair]) -> list[Check]:
         Check("clean pictures rightly called duplicates", None, len(called) - wrong),
         _false_check("clean pictures called duplicates", len(clean), wrong),
     ]
+
+
+def placeholders(pairs: Sequence[Pair]) -> list[Check]:
+    """The one body that many addresses serve, and pictures falsely called such a body."""
+    planted = [pair for pair in pairs if pair.truth["plant"] == PLACEHOLDER]
+    found = sum(pair.found["kind"] == PLACEHOLDER for pair in planted)
+    name = "one body under many addresses, called placeholder"
+    clean = [p for p in pairs if p.found["status"] == "success" and p.truth["plant"] != PLACEHOLDER]
+    wrong = sum(pair.found["kind"] == PLACEHOLDER for pair in clean)
+    return [
+        make_check(name, len(planted), found, "all", found == len(planted)),
+        Check(
+            "clean pictures called placeholders", len(clean), None, None, wrong, wrong / max(1, len(clean)), "none",
+            not wrong,
+        ),
+    ]  # fmt: skip
 
 
 def leaks(pairs: Sequence[Pair]) -> list[Check]:

@@ -15,6 +15,7 @@ from PIL import Image
 from scipy import ndimage
 
 from demo.corpus import load_style
+from demo.web_placeholders import PLACEHOLDER, placeholder_picture
 from demo.web_record import Record
 from filters.errors import InputError
 
@@ -31,6 +32,8 @@ _PIL_FORMAT = {"image/jpeg": "jpeg", "image/webp": "webp", "image/gif": "gif"}
 
 def render(record: Record) -> tuple[bytes, str]:
     """The bytes of the record's picture and their content type: the same for the same record, always."""
+    if record.plant == PLACEHOLDER:
+        return encode(placeholder_picture(), "png_rgba", 0), MIME["png_rgba"]
     if record.leak_style is not None and record.leak_concept is not None:
         data, content_type = corpus_bytes(record.leak_style, record.leak_concept), "image/webp"
     else:

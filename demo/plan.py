@@ -17,6 +17,7 @@ import pyarrow as pa
 from demo.captions import Caption, empty_caption, foreign_caption, unbalanced_caption, write_caption
 from demo.corpus import EVAL_STYLES
 from demo.web_faults import COPIES, KINDS, LEAK_TRANSFORMS, TRANSFORMS, deal_kinds, set_behaviour, set_transform
+from demo.web_placeholders import plant_placeholders
 from demo.web_record import SOURCES, STYLE_OF, Record, to_records, to_table, write_ground_truth
 from demo.web_urls import EXTENSION, make_url, unresolvable_url, unusable_url
 from demo.web_vocabulary import Vocabulary, load_vocabulary
@@ -66,6 +67,7 @@ def make_plan(seed: int, rows: int = 6000) -> pa.Table:
     records: list[Record] = []
     for number, source in enumerate(SOURCES):
         records += _laid_out(base[source] + copies[source], vocabulary, _generator(seed, 3, number))
+    plant_placeholders(records, _generator(seed, 4))
     return to_table(records)
 
 

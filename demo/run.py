@@ -26,6 +26,7 @@ from demo.mixes import CONFIGS, FULL_ROWS, MODELS, mixtures
 from demo.plan import make_plan
 from demo.show import print_findings
 from demo.study import read_study, study_of
+from demo.web_placeholders import FEW_URLS
 from demo.web_record import SOURCES, STYLE_OF
 from evaluation.results import Result
 from filters.errors import InputError
@@ -172,7 +173,7 @@ def _signals(config: DemoConfig) -> None:
 def _dedupe(config: DemoConfig) -> None:
     _job("dedupe", dedupe.DedupeConfig(
         root=config.root, local=config.local, tasks="eval", priority=list(SOURCES), features=_scorer(config),
-        semantic_distance=SEMANTIC,
+        semantic_distance=SEMANTIC, placeholder_urls=FEW_URLS,
     ), dedupe.run)  # fmt: skip
 
 

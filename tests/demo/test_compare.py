@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
-from demo.compare import auc
-from demo.compare_pictures import Pair, duplicates, picture_of
+from demo.compare import _swapped, auc
+from demo.compare_pictures import Pair, duplicates, picture_of, placeholders
 from demo.corpus import natural_duplicates
 from demo.plan import make_plan
+from demo.web_placeholders import PLACEHOLDER
 from evaluation.report_data import Check
 
 
@@ -66,5 +67,43 @@ def test_a_planted_copy_shows_what_its_original_shows() -> None:
     for row in copies:
         original = originals[row["duplicate_of_source"], row["duplicate_of_url"]]
         assert picture_of(row, originals) == picture_of(original, originals)
+    empty = [row for row in rows if row["plant"] == PLACEHOLDER]
+    assert len({picture_of(row, originals) for row in empty}) == 1
+    copies += empty[1:]
     rest = [picture_of(row, originals) for row in rows if row["expected_status"] == "success" and row not in copies]
     assert len(set(rest)) == len(rest)
+
+
+def called(number: int, plant: str, kind: str | None) -> Pair:
+    """A stored picture planted as `plant`, with a verdict."""
+    pair = alone(number, "noto", f"c{number}", None)
+    return Pair({**pair.truth, "plant": plant}, {**pair.found, "kind": kind}, pair.picture)
+
+
+def test_placeholders_are_counted_where_planted_and_where_not() -> None:
+    pairs = [called(0, PLACEHOLDER, PLACEHOLDER), called(1, PLACEHOLDER, PLACEHOLDER), called(2, "clean", None)]
+    found, wrong = placeholders(pairs)
+    assert (found.planted, found.found, found.missed, found.met) == (2, 2, 0, True)
+    assert (wrong.planted, wrong.false, wrong.met) == (1, 0, True)
+    pairs += [called(3, PLACEHOLDER, "exact_bytes"), called(4, "clean", PLACEHOLDER)]
+    found, wrong = placeholders(pairs)
+    assert (found.planted, found.found, found.missed, found.met) == (3, 2, 1, False)
+    assert (wrong.planted, wrong.false, wrong.met) == (2, 1, False)
+
+
+def test_a_placeholder_is_not_among_the_clean_pictures() -> None:
+    pair = called(0, PLACEHOLDER, PLACEHOLDER)
+    clean = {check.check: check for check in duplicates([pair, called(1, "clean", None)])}
+    assert clean["clean pictures called duplicates"].planted == 1
+
+
+def test_placeholders_have_no_part_in_the_check_of_captions() -> None:
+    def scored(number: int, plant: str, *, swapped: bool, score: float) -> Pair:
+        pair = called(number, plant, None)
+        truth = {**pair.truth, "caption_language": "en", "caption_swapped": swapped}
+        return Pair(truth, {**pair.found, "clip_score": score}, pair.picture)
+
+    pairs = [scored(n, "clean", swapped=n < 3, score=float(n)) for n in range(9)]
+    with_placeholders = [*pairs, *(scored(n, PLACEHOLDER, swapped=False, score=-1.0) for n in range(9, 12))]
+    assert _swapped(with_placeholders) == _swapped(pairs)
+    assert _swapped(pairs)[0].check.startswith("swapped captions, seen cells: AUC 1.000")

@@ -77,6 +77,18 @@ def test_exact_copies_and_leaks_are_all_found(demo: Path) -> None:
         assert checks[name].found == checks[name].planted
 
 
+def test_the_planted_placeholder_is_found_and_trains_no_model(demo: Path) -> None:
+    checks = {check.check: check for check in findings(demo)}
+    found = checks["one body under many addresses, called placeholder"]
+    assert (found.planted, found.found, found.met) == (12, 12, True)
+    assert checks["clean pictures called placeholders"].false == 0
+    with connect(Root(str(demo))) as con:
+        used = con.execute(
+            "SELECT count(*) FROM mixture_samples JOIN samples USING (uid) WHERE kind = 'placeholder'"
+        ).fetchone()
+    assert used == (0,)
+
+
 # Each spoils the catalog in one way, and names a check that must then fail.
 SPOILED = {
     "DELETE FROM samples WHERE uid = (SELECT min(uid) FROM samples)": "records in the dumps = samples in the catalog",
@@ -90,6 +102,8 @@ SPOILED = {
     "UPDATE samples SET \"group\" = NULL, duplicate_of = NULL WHERE kind = 'near'": "near duplicates, scale",
     "UPDATE samples SET duplicate_of = (SELECT min(uid) FROM samples WHERE status = 'success') WHERE kind IS NULL":
         "clean pictures called duplicates",
+    "UPDATE samples SET kind = NULL WHERE kind = 'placeholder'": "one body under many addresses, called placeholder",
+    "UPDATE samples SET kind = 'placeholder' WHERE kind = 'near'": "clean pictures called placeholders",
     "UPDATE samples SET eval_set = NULL WHERE eval_kind = 'exact_bytes'": "leaked evaluation pictures, exact",
     "UPDATE samples SET eval_item = 'x (zebra)' WHERE eval_kind = 'exact_bytes'": "leaked evaluation pictures, exact",
     "UPDATE samples SET eval_set = 'noto-v1', eval_item = 'x (zebra)' WHERE status = 'success'":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ from demo.captions import fold
 from demo.corpus import EVAL_STYLES
 from demo.plan import make_plan, to_records, write_ground_truth
 from demo.web_faults import COPIES, CROPS, KINDS, MIN_ROWS, QUALITIES, SCALES
+from demo.web_placeholders import FEW_URLS, PLACEHOLDER
 from demo.web_record import PLAN_SCHEMA, SOURCES, STYLE_OF, Record, to_table
 from demo.web_vocabulary import load_vocabulary
 from filters.errors import InputError
@@ -41,13 +43,13 @@ def test_every_kind_is_planted_at_least_twice(seed: int, rows: int) -> None:
     plan = make_plan(seed, rows)
     assert plan.num_rows == rows
     kinds = Counter(plan["plant"].to_pylist())
-    assert set(kinds) == {"clean", *KINDS}
+    assert set(kinds) == {"clean", PLACEHOLDER, *KINDS}
     assert min(kinds.values()) >= 2
     sizes = Counter(plan["source"].to_pylist())
     assert set(sizes) == set(SOURCES)
     assert max(sizes.values()) - min(sizes.values()) <= 1
     for row in plan.select(["plant", "source"]).to_pylist():
-        assert row["plant"] == "clean" or row["source"] in KINDS[row["plant"]].sources
+        assert row["plant"] in ("clean", PLACEHOLDER) or row["source"] in KINDS[row["plant"]].sources
 
 
 def test_too_few_rows_are_refused() -> None:
@@ -63,7 +65,8 @@ def test_most_rows_of_each_source_can_be_trained_on(seed: int) -> None:
             r
             for r in records
             if r.expected_status == "success" and not r.caption_swapped and r.caption_language == "en"
-        ]
+            and r.plant != PLACEHOLDER
+        ]  # fmt: skip
         assert len(good) >= 0.8 * len(records)
         own = [c for r in good if r.style == STYLE_OF[source] for c in r.concepts]
         assert len(set(own)) >= 0.85 * len(load_vocabulary().drawn_in[STYLE_OF[source]])
@@ -110,6 +113,24 @@ def test_duplicates_copy_pictures_that_will_be_there(seed: int) -> None:
         assert original.picture_seed == record.picture_seed
         assert (record.duplicate_kind == "near") == (record.near_transform is not None)
     assert {r.duplicate_of_source == r.source for r in copies} == {True, False}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("rows", [MIN_ROWS, 600, ROWS])
+def test_placeholders_take_clean_records_and_change_no_other(
+    seed: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = to_records(make_plan(seed, rows))
+    planted = [r for r in records if r.plant == PLACEHOLDER]
+    assert Counter(r.source for r in planted) == dict.fromkeys(SOURCES, 2)
+    assert len({r.url for r in planted}) == 12 > FEW_URLS
+    assert {(r.expected_status, r.expected_reason) for r in planted} == {("success", "ok")}
+    addresses = {r.url for r in planted}
+    assert addresses.isdisjoint(r.duplicate_of_url for r in records)
+    assert addresses.isdisjoint(r.url for r in records if r.plant != PLACEHOLDER)
+    monkeypatch.setattr("demo.plan.plant_placeholders", lambda *_: None)
+    without = to_records(make_plan(seed, rows))
+    assert [replace(r, plant="clean") if r.plant == PLACEHOLDER else r for r in records] == without
 
 
 @pytest.mark.parametrize("seed", SEEDS)

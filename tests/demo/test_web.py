@@ -22,6 +22,7 @@ from PIL import Image
 from demo.pictures import corpus_bytes, cut_out, on_white, render
 from demo.plan import make_plan, to_records
 from demo.web import WebProcess, _children, start, stop, write_raw
+from demo.web_placeholders import FEW_URLS, PLACEHOLDER
 from demo.web_record import Record
 from demo.web_server import hop_url
 from filters.errors import InputError
@@ -87,7 +88,7 @@ def get(web: Running, url: str, **options: Any) -> tuple[int, bytes, dict[str, s
 @pytest.mark.parametrize(
     "plant",
     ["clean", "exact_duplicate", "near_duplicate", "leak_exact", "leak_reencoded", "swapped_caption", "slow_body",
-     "odd_content_type", "opt_out", "redirect", "unbalanced_quote", "nsfw_declared", "video"],
+     "odd_content_type", "opt_out", "redirect", "unbalanced_quote", "nsfw_declared", "video", PLACEHOLDER],
 )  # fmt: skip
 def test_pictures_arrive_whole(web: Running, plant: str) -> None:
     for record in web.of(plant)[:4]:
@@ -97,6 +98,13 @@ def test_pictures_arrive_whole(web: Running, plant: str) -> None:
         assert headers["content-type"] == (record.param if plant == "odd_content_type" else content_type)
         assert headers.get("x-robots-tag") == (record.param if plant == "opt_out" else None)
         Image.open(io.BytesIO(body)).load()
+
+
+def test_placeholders_are_one_body_under_many_addresses(web: Running) -> None:
+    served = {record.url: get(web, record.url)[1:] for record in web.of(PLACEHOLDER)}
+    assert len(served) > FEW_URLS
+    assert len({body for body, _ in served.values()}) == 1
+    assert {headers["content-type"] for _, headers in served.values()} == {"image/png"}
 
 
 @pytest.mark.parametrize(("plant", "status"), [("http_404", 404), ("http_410", 410), ("http_429", 429)])
