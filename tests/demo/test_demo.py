@@ -126,7 +126,7 @@ def test_each_check_can_fail(demo: Path, monkeypatch: pytest.MonkeyPatch, change
     assert [check.met for check in findings(demo) if check.check.startswith(name)] != [False]
     con = connect(Root(str(demo)))
     con.execute("CREATE TEMP TABLE spoiled AS FROM samples")
-    con.execute(re.sub("^(UPDATE|DELETE FROM) samples", r"\1 spoiled", change))
+    con.execute(re.sub("^(UPDATE|DELETE FROM|INSERT INTO) samples", r"\1 spoiled", change))
     con.execute("CREATE OR REPLACE TEMP VIEW samples AS FROM spoiled")
     monkeypatch.setattr("pipelines.store.catalog.connect", lambda _root: con)
     checks = compare(Root(str(demo)), [], REFERENCE, MODELS).checks
