@@ -118,7 +118,9 @@ def measure(work: Path, rows: int) -> dict[str, float]:
     again = command(work, "index", "--root", root.url, "--memory", MEMORY)
     added = sum(root.stat(*place)[0] for place in _files(shards))
     figures |= {"increment_s": again.wall, "increment_bytes_ratio": summary(work, "index")["bytes_written"] / added}
-    mix = command(work, "mix", "--root", root.url, "--config", str(_mixture(work, int(rows * SHARE))))
+    mix = command(
+        work, "mix", "--root", root.url, "--memory", MEMORY, "--config", str(_mixture(work, int(rows * SHARE)))
+    )
     figures |= {"mix_s": mix.wall, "mix_cpu_s": mix.cpu, "mix_gib": mix.peak_memory / 2**30}
     check = command(work, "mix", "--root", root.url, "--verify", "benchmark")
     figures |= {"verify_s": check.wall}

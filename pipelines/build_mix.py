@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
 from pipelines import lock as locks
 from pipelines import manifest, verify_mix
@@ -29,6 +30,8 @@ from pipelines.store.schema import SCHEMA_VERSION
 class MixJobConfig(JobConfig, MixConfig):
     """A mixture and where to build it."""
 
+    memory: str | None = Field(None, description="memory that DuckDB may use, such as 4GB; most of it if null")
+
 
 def run(config: MixJobConfig) -> dict[str, Any]:
     """Draw a mixture from the catalog and publish its manifest, lock file and uid list.
@@ -37,7 +40,7 @@ def run(config: MixJobConfig) -> dict[str, Any]:
     catalog and its YAML.
     """
     root, mix, account = Root(config.root), mixture_of(config), Account("mix")
-    with catalog.connect(root) as con:
+    with catalog.connect(root, config.memory) as con:
         mark = fingerprint(SCHEMA_VERSION, mix.model_dump(mode="json"), catalog.snapshot(con))
         if _is_done(root, mix.name, mark):
             say(f"mix: {mix.name} is done")
@@ -65,7 +68,7 @@ def run(config: MixJobConfig) -> dict[str, Any]:
 def plan(config: MixJobConfig) -> dict[str, Any]:
     """What each source would give, without writing or sorting anything."""
     root, mix = Root(config.root), mixture_of(config)
-    with catalog.connect(root) as con:
+    with catalog.connect(root, config.memory) as con:
         warnings = _warn(locks.warnings(con, root, mix))
         found = survey(con, find_rules(con, mix))
     say(locks.attrition_text(found.attrition))

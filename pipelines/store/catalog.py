@@ -16,7 +16,7 @@ import re
 
 import duckdb
 
-from filters.errors import InputError
+from filters.errors import ConfigError, InputError
 from pipelines.store import views
 from pipelines.store.presets import literal
 from pipelines.store.root import Root
@@ -31,13 +31,17 @@ SETTINGS: dict[str, str | bool | int | float | list[str]] = {
 }
 
 
-def connect(root: Root) -> duckdb.DuckDBPyConnection:
-    """The catalog, read-only and closed to files and network; InputError where there is none that can be read."""
+def connect(root: Root, memory: str | None = None) -> duckdb.DuckDBPyConnection:
+    """The catalog, read-only and closed to files and network; InputError where there is none that can be read.
+
+    `memory` is what DuckDB may use ("4GB"); most of the machine's if None. ConfigError if it is no such text.
+    """
     path = root.local(FILE)
     if not path.exists():
         raise InputError(f"{path}: no catalog; run `headwater index --root {root.url}` first")
     again = f"run `headwater index --root {root.url}` again"
     con = duckdb.connect(config=SETTINGS)
+    limit_memory(con, memory)
     try:
         con.execute(f"ATTACH {literal(str(path))} AS catalog (READ_ONLY)")
         con.execute("USE catalog")
@@ -51,6 +55,15 @@ def connect(root: Root) -> duckdb.DuckDBPyConnection:
         con.close()
         raise InputError(f"{path}: the catalog is of another version; {again}")
     return con
+
+
+def limit_memory(con: duckdb.DuckDBPyConnection, memory: str | None) -> None:
+    """Let DuckDB use `memory` ("4GB") at most; ConfigError if it is no such text."""
+    try:
+        if memory is not None:
+            con.execute(f"SET memory_limit = {literal(memory)}")
+    except duckdb.Error as error:
+        raise ConfigError(f"memory: {memory!r} is not a size such as 4GB ({first_line(error)})") from error
 
 
 def _open(con: duckdb.DuckDBPyConnection, root: Root) -> None:

@@ -17,7 +17,7 @@ import duckdb
 
 from filters.errors import InputError, ShardError
 from pipelines.store import latest, levels, presets, tables, views
-from pipelines.store.catalog import FILE, SETTINGS, first_line, mixture_names, read_contents, show
+from pipelines.store.catalog import FILE, SETTINGS, first_line, limit_memory, mixture_names, read_contents, show
 from pipelines.store.fingerprint import fingerprint
 from pipelines.store.marks import Part, find_parts
 from pipelines.store.presets import literal, quoted
@@ -166,8 +166,7 @@ def publish(
     with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=folder) as temporary:
         try:
             with duckdb.connect(config={**SETTINGS, "temp_directory": temporary}) as con:
-                if memory:
-                    con.execute(f"SET memory_limit = {literal(memory)}")
+                limit_memory(con, memory)
                 return _Writer(con, root, found, Path(temporary), cap).publish(runs)
         except duckdb.Error as error:
             raise ShardError(

@@ -363,3 +363,8 @@ def test_every_question_of_the_page_has_an_answer(root: Root) -> None:
         text = page(con)
     assert len(QUESTIONS) == text.count("```sql") == 15
     assert "records" in text
+
+
+def test_memory_that_is_no_size_is_one_line(root: Root, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["index", "--root", root.url, "--rebuild", "--memory", "lots"]) == 2
+    assert "memory: 'lots' is not a size such as 4GB" in capsys.readouterr().err
