@@ -368,3 +368,11 @@ def test_every_question_of_the_page_has_an_answer(root: Root) -> None:
 def test_memory_that_is_no_size_is_one_line(root: Root, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["index", "--root", root.url, "--rebuild", "--memory", "lots"]) == 2
     assert "memory: 'lots' is not a size such as 4GB" in capsys.readouterr().err
+
+
+def test_a_mixture_is_proved_after_a_rebuild_bytes_included(copied: Root, capsys: pytest.CaptureFixture[str]) -> None:
+    index.run(index.IndexConfig(root=copied.url, rebuild=True))
+    capsys.readouterr()
+    assert main(["mix", "--root", copied.url, "--verify", "small"]) == 0
+    proof = json.loads(capsys.readouterr().out)
+    assert (proof["verified"], proof["bytes"], proof["same_catalog"]) == (True, True, True)
