@@ -259,6 +259,7 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_a_seed_that_nobody_tuned_on_meets_the_goals(tmp_path: Path) -> None:
     """Near duplicates, false alarms and swapped captions on a web of another seed, at half size."""
     root = tmp_path / "root"

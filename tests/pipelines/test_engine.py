@@ -110,6 +110,7 @@ def test_local_work_is_prepared_one_item_ahead() -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
+@pytest.mark.slow
 def test_on_ray_work_is_prepared_one_item_ahead_and_a_crash_is_blamed_on_its_item_alone() -> None:
     ours = [item for item in range(12) if item != CRASHES]
     results = dict(map_shards(ours, Preparing, ahead=True))

@@ -95,7 +95,9 @@ def contents(root: Root) -> dict[str, Counter[str]]:
         return {view: Counter(map(repr, con.execute(f"FROM {view}").fetchall())) for view in VIEWS}
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(
+    "seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_step_by_step_equals_built_anew(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(levels, "BASE", 4)
     rng, root = random.Random(seed), Root(str(tmp_path / "root"))
