@@ -18,6 +18,7 @@ from pipelines.job import Account, job_main, say
 from pipelines.store import publish
 from pipelines.store.root import Root
 from pipelines.store.stages import STAGES, choose
+from pipelines.store.survey import survey
 
 
 class IndexConfig(JobConfig):
@@ -37,7 +38,7 @@ def run(config: IndexConfig) -> dict[str, Any]:
     root, account = Root(config.root), Account("index")
     sidecars = choose(root, _wanted(config))
     runs = ledger(root)
-    found = publish.survey(root, sidecars, [run["id"] for run in runs], anew=config.rebuild)
+    found = survey(root, sidecars, [run["id"] for run in runs], anew=config.rebuild)
     if not config.rebuild and found.is_current:
         say("index: the catalog is up to date")
         return {**account.summary(), "up_to_date": True}

@@ -9,25 +9,22 @@ import tempfile
 import time
 import uuid
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
-from filters.errors import InputError, ShardError
-from pipelines.store import latest, levels, presets, tables, views
+from filters.errors import ShardError
+from pipelines.store import latest, levels, tables, views
 from pipelines.store.catalog import FILE, SETTINGS, first_line, limit_memory, mixture_names, read_contents, show
-from pipelines.store.fingerprint import fingerprint
-from pipelines.store.marks import Part, find_parts
 from pipelines.store.presets import literal, quoted
 from pipelines.store.root import Root, ShardId
-from pipelines.store.schema import MANIFEST, SCHEMA_VERSION, Column
+from pipelines.store.schema import MANIFEST
 from pipelines.store.segments import FOLDER, Batch, Layout, Segment, attach, batches, create, write_segment
-from pipelines.store.stages import DEDUPE, Sidecars
+from pipelines.store.stages import Sidecars
+from pipelines.store.survey import Survey, mixture_mark
 
-# Raised when segments of before can no longer be read as new ones.
-_VERSION = 1
 # Seconds for which files that no catalog names any more stay, for readers that have the one before open.
 KEEP = 3600.0
 _TEMPORARY = ".writing-"
@@ -42,115 +39,6 @@ class Published:
     missing: dict[str, int]
     segments: int
     bytes_written: int
-
-
-@dataclass(slots=True)
-class Survey:
-    """What is published now against what the catalog has."""
-
-    layout: Layout
-    parts: dict[ShardId, Part]
-    marks: dict[str, str]
-    info: dict[str, str] = field(default_factory=dict)
-    segments: list[Segment] = field(default_factory=list)
-    lists: list[levels.Run] = field(default_factory=list)
-    mixtures: dict[str, tuple[str, str]] = field(default_factory=dict)  # by name: mark, file
-    known: dict[ShardId, tuple[Part, str]] = field(default_factory=dict)  # with the name of its segment
-    records: dict[ShardId, int] = field(default_factory=dict)
-
-    @property
-    def fresh(self) -> list[ShardId]:
-        """Shards that the catalog lacks as they are now."""
-        return [
-            shard for shard, part in self.parts.items() if shard not in self.known or self.known[shard][0] != part
-        ]
-
-    @property
-    def buried(self) -> dict[str, list[str]]:
-        """By segment, the shards in it that are not, or no longer what they were."""
-        found: dict[str, list[str]] = {}
-        for shard, (part, segment) in self.known.items():
-            if self.parts.get(shard) != part:
-                found.setdefault(segment, []).append(shard.number)
-        return found
-
-    @property
-    def is_current(self) -> bool:
-        """Whether the catalog was built from exactly this."""
-        return self.info == self.marks and not self.fresh and not self.buried
-
-
-def survey(root: Root, sidecars: Sequence[Sidecars], runs: Sequence[str], *, anew: bool = False) -> Survey:
-    """Look at all published files, and at the catalog unless it is to be made `anew`.
-
-    InputError where nothing was downloaded.
-    """
-    if not root.shards("shards"):
-        raise InputError(f"{root.url}/shards: nothing downloaded; run `headwater download` first")
-    layout = Layout(sidecars, tuple(_columns(root, side) for side in sidecars))
-    mark = fingerprint(SCHEMA_VERSION, _VERSION, [
-        (side.stage.folder, side.made_with, [(name, column.name, str(column.type)) for name, column in columns])
-        for side, columns in zip(sidecars, layout.columns, strict=True)
-    ])  # fmt: skip
-    found = Survey(layout, {}, {"schema_version": str(SCHEMA_VERSION), "layout": mark})
-    if not anew:
-        _look_back(root, found)
-    found.parts = find_parts(root, sidecars, mark, {shard: part for shard, (part, _) in found.known.items()})
-    mixes = [(name, _mixture_mark(root, name)) for name in mixture_names(root)]
-    found.marks |= {
-        "samples": fingerprint(sorted((str(s), part.mark) for s, part in found.parts.items()), presets.digest()),
-        "mixtures": fingerprint(mixes),
-        "runs": fingerprint(list(runs)),
-        # The published views name their files by path.
-        "folder": str(root.local(FOLDER).resolve()),
-    }
-    return found
-
-
-def _columns(root: Root, side: Sidecars) -> tuple[tuple[str, Column], ...]:
-    """The columns that the files of a sidecar give; of the evaluation sets, all that any file has."""
-    paths = side.paths(root) if side.stage is DEDUPE else []
-    names: list[str] = []
-    if paths:
-        with contextlib.suppress(duckdb.Error):  # a damaged file is named when it is read
-            names = duckdb.connect(config=SETTINGS).read_parquet(paths, union_by_name=True).columns
-    return side.columns_in(names)
-
-
-def _mixture_mark(root: Root, name: str) -> str:
-    lock = root.read_json("mixes", name, "mix.lock.json")
-    return fingerprint(lock["digest"], root.footer("mixes", name, "manifest.parquet"))
-
-
-def _look_back(root: Root, found: Survey) -> None:
-    """Fill in what the present catalog has, if it can be read and has the same layout."""
-    path = root.local(FILE)
-    if not path.exists():
-        return
-    with duckdb.connect(config=SETTINGS) as con:
-        try:
-            con.execute(f"ATTACH {literal(str(path))} AS catalog (READ_ONLY)")
-            con.execute("USE catalog")
-            info = dict(con.execute("SELECT name, value FROM catalog_info").fetchall())
-            if info.get("layout") != found.marks["layout"]:
-                return
-            segments, lists, _ = read_contents(con)
-            rows = dict(con.execute("SELECT name, rows FROM catalog_lists").fetchall())
-            mixtures = con.execute("SELECT mixture, mark, name FROM catalog_mixtures").fetchall()
-            attach(con, root.local(FOLDER), [*(s.name for s in segments), *lists])
-            for segment in segments:
-                for number, stat, mark, records in con.execute(
-                    f"SELECT shard, stat, mark, records FROM {quoted(segment.name)}.parts r WHERE {segment.alive}"
-                ).fetchall():
-                    shard = ShardId(segment.source, number)
-                    found.known[shard] = Part(shard, stat, mark), segment.name
-                    found.records[shard] = records
-        except duckdb.Error:
-            found.known, found.records = {}, {}
-            return
-    found.info, found.segments, found.lists = info, segments, [levels.Run(name, rows[name]) for name in lists]
-    folder = root.local(FOLDER)
-    found.mixtures = {m: (mark, name) for m, mark, name in mixtures if (folder / f"{name}.duckdb").exists()}
 
 
 def publish(
@@ -257,7 +145,7 @@ class _Writer:
         """Write manifests that are new; all that there are, by name: mark and file."""
         con, found = self.con, {}
         for name in mixture_names(self.root):
-            mark, (old, file) = _mixture_mark(self.root, name), self.found.mixtures.get(name, ("", ""))
+            mark, (old, file) = mixture_mark(self.root, name), self.found.mixtures.get(name, ("", ""))
             if mark != old:
                 path = self.temporary / f"{uuid.uuid4().hex}.duckdb"
                 manifest, file = self.root.path("mixes", name, "manifest.parquet"), path.stem

@@ -20,6 +20,7 @@ from pipelines.store.models import ModelInfo, write_model
 from pipelines.store.root import Root
 from pipelines.store.schema import SHARD, SIGNALS, features, verdicts
 from pipelines.store.stages import choose
+from pipelines.store.survey import survey
 from tests.pipelines.test_stages import put
 
 VIEWS = ("samples", "attempts", "sources", "shards", "mixture_samples", "entries", "presets", "columns", "mixtures")
@@ -86,7 +87,7 @@ def change(root: Root, rng: random.Random) -> None:
 
 def update(root: Root, *, anew: bool = False, cap: int = 40) -> publish.Published | None:
     sidecars = choose(root, dict.fromkeys(("features", "verdicts", "signals")))
-    found = publish.survey(root, sidecars, [], anew=anew)
+    found = survey(root, sidecars, [], anew=anew)
     return None if found.is_current else publish.publish(root, found, [], cap=cap)
 
 
