@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from pathlib import Path
 
 import duckdb
 
@@ -43,8 +44,7 @@ def connect(root: Root, memory: str | None = None) -> duckdb.DuckDBPyConnection:
     con = duckdb.connect(config=SETTINGS)
     limit_memory(con, memory)
     try:
-        con.execute(f"ATTACH {literal(str(path))} AS catalog (READ_ONLY)")
-        con.execute("USE catalog")
+        enter(con, path)
         found = con.execute("SELECT value FROM catalog_info WHERE name = 'schema_version'").fetchall()
         if found == [(str(SCHEMA_VERSION),)]:
             _open(con, root)
@@ -55,6 +55,12 @@ def connect(root: Root, memory: str | None = None) -> duckdb.DuckDBPyConnection:
         con.close()
         raise InputError(f"{path}: the catalog is of another version; {again}")
     return con
+
+
+def enter(con: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Attach the published file, read-only, as `catalog`, and let names be looked up in it."""
+    con.execute(f"ATTACH {literal(str(path))} AS catalog (READ_ONLY)")
+    con.execute("USE catalog")
 
 
 def limit_memory(con: duckdb.DuckDBPyConnection, memory: str | None) -> None:

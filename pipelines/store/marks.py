@@ -43,12 +43,13 @@ def find_parts(
     found = {}
     for shard in shards:
         files = files_of(shard, sidecars)
-        depends = inherited.get(shard.source, "") if shard.number in listed["retries", shard.source] else ""
-        stat = fingerprint(layout, depends, [root.stat(*file) for file in files if file[-1] in listed[file[:-1]]])
+        is_retry = shard.number in listed["retries", shard.source]
+        touched, holds = inherited.get(shard.source, ("", "")) if is_retry else ("", "")
+        stat = fingerprint(layout, touched, [root.stat(*file) for file in files if file[-1] in listed[file[:-1]]])
         old = known.get(shard)
         if old is None or old.stat != stat:
             footers = [root.footer(*file) for file in files if file[-1] in listed[file[:-1]]]
-            old = Part(shard, stat, fingerprint(layout, depends, footers))
+            old = Part(shard, stat, fingerprint(layout, holds, footers))
         found[shard] = old
     return found
 
@@ -76,13 +77,15 @@ def _listings(root: Root, sidecars: Sequence[Sidecars]) -> _Listings:
     return found
 
 
-def _inherited(root: Root, sidecars: Sequence[Sidecars], listed: _Listings) -> dict[str, str]:
-    """By source, what retried rows may take from other shards: scores that the dump itself declares."""
+def _inherited(root: Root, sidecars: Sequence[Sidecars], listed: _Listings) -> dict[str, tuple[str, str]]:
+    """By source with retries, `stat` and `mark` of what retried rows may take from other shards: scores that the dump
+    itself declares."""
     sides = [side for side in sidecars if side.stage.of_uid and side.made_with in _DECLARED]
     found = {}
     for source in root.names("shards"):
         folders = [(side.stage.folder, side.made_with or "", source) for side in sides]
-        stats = [root.stat(*folder, name) for folder in folders for name in sorted(listed[folder])]
-        if stats:
-            found[source] = fingerprint(stats)
+        files = [(*folder, name) for folder in folders for name in sorted(listed[folder])]
+        if files and listed["retries", source]:
+            stats, footers = [root.stat(*file) for file in files], [root.footer(*file) for file in files]
+            found[source] = fingerprint(stats), fingerprint(footers)
     return found

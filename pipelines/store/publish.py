@@ -17,7 +17,16 @@ import duckdb
 
 from filters.errors import ShardError
 from pipelines.store import latest, levels, tables, views
-from pipelines.store.catalog import FILE, SETTINGS, first_line, limit_memory, mixture_names, read_contents, show
+from pipelines.store.catalog import (
+    FILE,
+    SETTINGS,
+    enter,
+    first_line,
+    limit_memory,
+    mixture_names,
+    read_contents,
+    show,
+)
 from pipelines.store.presets import literal, quoted
 from pipelines.store.root import Root, ShardId
 from pipelines.store.schema import MANIFEST
@@ -84,7 +93,7 @@ class _Writer:
         """Write new segments; all that there are then, with what is hidden in them."""
         con, found, buried = self.con, self.found, self.found.buried
         old = [_bury(segment, buried.get(segment.name, []), found.records) for segment in found.segments]
-        old = [segment for segment in old if segment.rows > segment.dead_rows]
+        old = [segment for segment in old if segment.name in found.standing]
         fresh = found.fresh
         latest.load_hidden(con, [run.name for run in found.lists])
         latest.hold_contest(con, self.root, fresh, old, buried)
@@ -282,8 +291,7 @@ def _named(catalog: Path) -> Collection[str] | None:
     """The files that the published catalog names; None where it cannot be told."""
     try:
         with duckdb.connect(config=SETTINGS) as con:
-            con.execute(f"ATTACH {literal(str(catalog))} AS catalog (READ_ONLY)")
-            con.execute("USE catalog")
+            enter(con, catalog)
             segments, lists, mixtures = read_contents(con)
     except duckdb.Error:
         return None

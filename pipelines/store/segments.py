@@ -95,13 +95,14 @@ def create(con: duckdb.DuckDBPyConnection, path: Path, name: str, rows: int) -> 
 
 def batches(source: str, shards: Mapping[ShardId, int], segments: Sequence[Segment], cap: int) -> list[Batch]:
     """Shards (with their rows) and segments of one source, cut into new segments of about `cap` rows at most."""
-    found = [Batch(source, sum(segment.run.live for segment in segments), segments=list(segments))]
+    # Superseded rows stay, as attempts.
+    found = [Batch(source, sum(segment.rows - segment.dead_rows for segment in segments), segments=list(segments))]
     for shard, count in shards.items():
         if found[-1].rows and found[-1].rows + count > cap:
             found.append(Batch(source))
         found[-1].shards.append(shard)
         found[-1].rows += count
-    return [batch for batch in found if batch.shards or batch.rows]
+    return [batch for batch in found if batch.shards or batch.segments]
 
 
 def write_segment(

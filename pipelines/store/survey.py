@@ -10,11 +10,11 @@ import duckdb
 
 from filters.errors import InputError
 from pipelines.store import presets
-from pipelines.store.catalog import FILE, SETTINGS, mixture_names, read_contents
+from pipelines.store.catalog import FILE, SETTINGS, enter, mixture_names, read_contents
 from pipelines.store.fingerprint import fingerprint
 from pipelines.store.levels import Run
 from pipelines.store.marks import Part, find_parts
-from pipelines.store.presets import literal, quoted
+from pipelines.store.presets import quoted
 from pipelines.store.root import Root, ShardId
 from pipelines.store.schema import SCHEMA_VERSION, Column
 from pipelines.store.segments import FOLDER, Layout, Segment, attach
@@ -53,6 +53,11 @@ class Survey:
             if self.parts.get(shard) != part:
                 found.setdefault(segment, []).append(shard.number)
         return found
+
+    @property
+    def standing(self) -> set[str]:
+        """Segments with a shard, be it empty, that is still what it was."""
+        return {segment for shard, (part, segment) in self.known.items() if self.parts.get(shard) == part}
 
     @property
     def is_current(self) -> bool:
@@ -110,8 +115,7 @@ def _look_back(root: Root, found: Survey) -> None:
         return
     with duckdb.connect(config=SETTINGS) as con:
         try:
-            con.execute(f"ATTACH {literal(str(path))} AS catalog (READ_ONLY)")
-            con.execute("USE catalog")
+            enter(con, path)
             info = dict(con.execute("SELECT name, value FROM catalog_info").fetchall())
             if info.get("layout") != found.marks["layout"]:
                 return

@@ -225,3 +225,33 @@ def test_a_publication_that_fails_leaves_the_catalog_as_it_was(tmp_path: Path) -
     update(root)
     with connect(root) as con:
         assert con.execute("SELECT count(*) FROM samples").fetchone() == (30,)
+
+
+def rows_of(uids: list[str], source: str, number: str, attempt: int) -> list[dict[str, Any]]:
+    common = {"source": source, "shard": number, "attempt": attempt, "status": "success", "reason": "ok"}
+    return [{**common, "uid": u, "uid_lo": int(u[16:], 16), "key": f"{number}{i}"} for i, u in enumerate(uids)]
+
+
+def test_a_shard_without_rows_is_not_read_again_and_again(tmp_path: Path) -> None:
+    root = Root(str(tmp_path / "root"))
+    put(root, SHARD, [], "shards", "ant")
+    assert update(root) is not None
+    put(root, SHARD, rows_of([f"{1:032x}"], "bee", "00000", 0), "shards", "bee")
+    assert update(root) is not None
+    assert update(root) is None
+    root.remove("shards", "bee", "00000.parquet")
+    done = update(root)
+    assert done is not None
+    assert (done.samples, update(root)) == (0, None)
+
+
+def test_a_segment_of_which_every_row_is_superseded_stays_among_the_attempts(tmp_path: Path) -> None:
+    root, uids = Root(str(tmp_path / "root")), [f"{i:032x}" for i in range(1, 5)]
+    put(root, SHARD, rows_of(uids, "ant", "00000", 0), "shards", "ant")
+    update(root)
+    put(root, SHARD, rows_of(uids, "bee", "00000", 1), "shards", "bee")
+    update(root)
+    with connect(root) as con:
+        query = "SELECT (SELECT count(*) FROM attempts), count(*), any_value(source) FROM samples"
+        assert con.execute(query).fetchall() == [(8, 4, "bee")]
+    assert update(root) is None
