@@ -37,7 +37,6 @@ from pipelines.report import Findings, all_results
 from pipelines.store.models import score_columns
 from pipelines.store.root import Root
 from pipelines.web.config import FetchConfig, HostLimit
-from trainer.config import TrainConfig
 
 HERE = Path(__file__).parent
 MARK = "demo.json"
@@ -204,14 +203,16 @@ def _mix(config: DemoConfig) -> None:
 
 def _train(config: DemoConfig) -> None:
     root, toy = Root(config.root), str(CONFIGS / "train" / "toy.yaml")
-    changes: list[tuple[str, Any]] = [("seed", config.seed), ("model", str(HERE / "model"))]
-    if config.samples_seen is not None:
-        changes.append(("samples_seen", config.samples_seen))
-    smallest = min(root.read_json("mixes", name, "mix.lock.json")["samples"] for name in MODELS)
-    recipe = load_config(TrainConfig, toy, changes)
     # A small demo's mixtures may not fill a batch.
-    recipe = load_config(TrainConfig, toy, [*changes, ("batch", min(recipe.batch, smallest))])
-    job = train.TrainJobConfig(root=config.root, local=config.local, mixtures=list(MODELS), train=recipe)
+    smallest = min(root.read_json("mixes", name, "mix.lock.json")["samples"] for name in MODELS)
+    usual = load_config(train.TrainJobConfig, toy, []).train.batch
+    changes: list[tuple[str, Any]] = [
+        ("root", config.root), ("local", config.local), ("mixtures", list(MODELS)),
+        ("train.seed", config.seed), ("train.model", str(HERE / "model")), ("train.batch", min(usual, smallest)),
+    ]  # fmt: skip
+    if config.samples_seen is not None:
+        changes.append(("train.samples_seen", config.samples_seen))
+    job = load_config(train.TrainJobConfig, toy, changes)
     _job("train", job, train.run)
 
 

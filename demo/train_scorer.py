@@ -14,11 +14,12 @@ import csv
 import functools
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import torch
 from PIL import Image
 
@@ -28,10 +29,12 @@ from demo.pictures import background, cut_out
 from demo.web_record import SOURCES
 from demo.web_vocabulary import Vocabulary, load_vocabulary
 from trainer.augment import augment, draws
+from trainer.batch import Batch
 from trainer.config import AugmentConfig, TrainConfig
-from trainer.dataset import Batch
-from trainer.loop import run_steps
 from trainer.model import new_model, read_config, save_model
+from trainer.optimizer import learning_rate
+from trainer.ranks import Ranks
+from trainer.step import TrainStep
 
 FOLDER = Path(__file__).parent / "scorer"
 LEFT_OUT_NAME = "left_out.csv"
@@ -42,6 +45,7 @@ AUGMENTATION = AugmentConfig(zoom=0.12, shift=0.06, rotate=8, stretch=0.1, tint=
 RECIPE = TrainConfig(model=str(FOLDER), samples_seen=250_000, batch=256, lr=2e-3, wd=0.1, augment=AUGMENTATION)
 
 Cell = tuple[str, str]  # concept, style
+Tokenize = Callable[[list[str]], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def draw_pairs(chosen: Sequence[Cell], pool: Sequence[Cell], side: int, rng: np.
     return Pairs(np.stack(pixels), captions, concepts)
 
 
-def batches(config: TrainConfig, side: int) -> Iterator[Batch]:
+def batches(config: TrainConfig, side: int, tokenize: Tokenize) -> Iterator[Batch]:
     """Endless training batches over the cells that are not left out, a function of `config.seed`."""
     pool = cells(left_out=False)
     rng = np.random.Generator(np.random.Philox(config.seed))
@@ -92,7 +96,8 @@ def batches(config: TrainConfig, side: int) -> Iterator[Batch]:
             pairs = draw_pairs([pool[i] for i in order[places]], pool, side, rng)
             images = torch.from_numpy(pairs.pixels).permute(0, 3, 1, 2).float().div_(255)
             images = augment(images, draws(config.seed, epoch, places), config.augment)
-            yield Batch(images, pairs.captions, order[places])
+            sources = torch.zeros(config.batch, dtype=torch.int64)
+            yield Batch(images.mul_(255).round_().to(torch.uint8), tokenize(pairs.captions), sources, order[places])
         epoch += 1
 
 
@@ -119,7 +124,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = new_model(FOLDER, config.seed)
     side = architecture["preprocess_cfg"]["size"]
     steps = config.samples_seen // config.batch
-    run_steps(model, batches(config, side), steps, config, sys.stderr)
+    step = TrainStep(model, config, device=torch.device("cpu"), ranks=Ranks(), steps=steps)
+    drawn = batches(config, side, open_clip.get_tokenizer(f"local-dir:{FOLDER}"))
+    for number, batch in zip(range(steps), drawn, strict=False):
+        loss = float(step(batch, learning_rate(number, steps, config)).loss)
+        if (number + 1) % config.log_every == 0:
+            print(f"step {number + 1} of {steps}: loss {loss:.3f}", file=sys.stderr)
     save_model(model, architecture, arguments.out, dtype=torch.float16)
     with (arguments.out / LEFT_OUT_NAME).open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([("concept", "style"), *cells(left_out=True)])

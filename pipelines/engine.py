@@ -13,6 +13,7 @@ import math
 import os
 import pickle
 import signal
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -291,3 +292,32 @@ def _map_on_ray(
 
 def _bounded_retries() -> dict[str, Any]:
     return {"max_restarts": -1, "max_task_retries": _RETRIES}
+
+
+def run_together(work: Work, item: Any, ranks: int, *, cpus: float = 1.0, gpus: float = 0.0) -> None:
+    """Call `work(item)` in `ranks` processes at once, joined into one torch process group (Ray Train).
+
+    Each has `cpus` CPUs and `gpus` GPUs. HeadwaterError with the first failure's text; ConfigError where the cluster
+    has not room for all at once, since Ray would wait for ever.
+    """
+    start_ray()
+    import ray.train
+    import ray.train.torch
+
+    if _workers(cpus, gpus) < ranks:
+        raise ConfigError(
+            f"{ranks} processes of {cpus:g} CPUs and {gpus:g} GPUs do not fit on the cluster; lower --ranks or --cpus"
+        )
+    resources = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
+    with tempfile.TemporaryDirectory(prefix="headwater-ray-train-") as folder:
+        trainer = ray.train.torch.TorchTrainer(
+            lambda: work(item),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=ranks, use_gpu=gpus > 0, resources_per_worker=resources
+            ),
+            run_config=ray.train.RunConfig(storage_path=folder),
+        )
+        try:
+            trainer.fit()
+        except ray.exceptions.RayError as error:
+            raise HeadwaterError(_last_line(error)) from error

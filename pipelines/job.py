@@ -135,9 +135,7 @@ def job_main(
 
     An argument without a flag, in any place, is the field `bare`.
     """
-    parser = argparse.ArgumentParser(prog=f"headwater {job}", description=(run.__doc__ or "").strip())
-    add_flags(parser, model, bare)
-    arguments = parser.parse_args(separated(sys.argv[1:] if argv is None else argv, model))
+    arguments = parse_arguments(job, model, run, argv, bare)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         config = load_config(model, arguments.config, parse_flags(arguments, model, bare))
@@ -162,6 +160,19 @@ def job_main(
         return 1
     _print(summary)
     return 0
+
+
+def parse_arguments(
+    job: str,
+    model: type[Config],
+    run: Callable[[Config], dict[str, Any]],
+    argv: Sequence[str] | None,
+    bare: str | None = None,
+) -> argparse.Namespace:
+    """The command line of one job; with --help, or where it is wrong, argparse prints what it has to say and exits."""
+    parser = argparse.ArgumentParser(prog=f"headwater {job}", description=(run.__doc__ or "").strip())
+    add_flags(parser, model, bare)
+    return parser.parse_args(separated(sys.argv[1:] if argv is None else argv, model))
 
 
 def _print(summary: Mapping[str, Any]) -> None:

@@ -1,190 +1,305 @@
-"""Train a CLIP model on a mixture."""
+"""Train a CLIP model on a mixture: from the first step, or from where a killed run stopped, to a model folder."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
 import math
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-import open_clip
 import torch
-from open_clip.loss import ClipLoss
 
-from filters.errors import HeadwaterError, InputError
+from filters.errors import HeadwaterError
+from trainer.batch import Batch
+from trainer.checkpoints import EMA, Checkpoints, mean_weights
 from trainer.config import TrainConfig
-from trainer.dataset import Batch, MixtureDataset
-from trainer.model import CONFIG_NAME, WEIGHTS_NAME, ClipModel, new_model, read_config, save_model, write_atomically
+from trainer.device import device_of, process_settings, random_state, set_random_state
+from trainer.loader import open_loader
+from trainer.logs import Log
+from trainer.model import LoadedModel, write_atomically, write_config, write_weights
+from trainer.optimizer import learning_rate
+from trainer.ranks import Ranks
+from trainer.record import RECORD_NAME, finished, identity
+from trainer.start import Start, for_inference, start
+from trainer.step import TrainStep
+from trainer.texts import text_lengths
+from trainer.work import Work
 
-RECORD_NAME = "train.json"
-METRICS_NAME = "metrics.jsonl"
-_MAX_LOGIT_SCALE = math.log(100)  # the bound of the CLIP paper (Radford et al. 2021, §2.5)
+CHECKPOINTS = "checkpoints"
+AVERAGE = "average"
+Evaluate = Callable[[LoadedModel], dict[str, Any]]
+_PATIENCE = 3  # log windows that a loss may be bad before the run is stopped
 
 
-def train(manifest: Path, shards_root: Path, out: Path, config: TrainConfig) -> dict[str, Any]:
+def train(
+    manifest: Path, shards_root: Path | str, out: Path, config: TrainConfig, evaluate: Evaluate | None = None
+) -> dict[str, Any]:
     """Train `config.model` on the manifest's pairs and write a model folder that open_clip loads as `local-dir:`.
 
-    `out` gets `open_clip_config.json`, `open_clip_model.safetensors`, `metrics.jsonl` and, last, `train.json`, whose
-    content is returned. A folder whose `train.json` has the same fingerprint (configuration, architecture and
-    manifest) is returned as it is. Same fingerprint, threads and library versions: the same weights, bit for bit.
+    `out` gets `open_clip_config.json`, `open_clip_model.safetensors`, `metrics.jsonl`, `speed.jsonl` and, last,
+    `train.json`, whose content is returned. A folder whose `train.json` has the same fingerprint (configuration,
+    architecture, manifest) is returned as it is; a run that was killed goes on from its last checkpoint, to the very
+    weights that it would have had. Same fingerprint, processes, threads and library versions: the same weights, bit
+    for bit. `evaluate` is called with the model in evaluation mode every `config.evaluate_every` samples and at the
+    end, by the first process; its numbers go to the metrics.
+
+    All processes of a process group call this together, with one `out` that all of them see.
 
     Raises ModelError, InputError, SchemaError or ShardError for what it is given, HeadwaterError when the loss is no
-    longer finite.
+    longer finite or rises for good, and says which checkpoint is the last good one.
     """
-    record = _identity(manifest, config)
+    ranks = Ranks.current()
+    record = identity(manifest, config)
     done = finished(out)
+    ranks.barrier()  # nobody starts to write before everybody has looked
     if done is not None and done.get("fingerprint") == record["fingerprint"]:
         return done
-    out.mkdir(parents=True, exist_ok=True)
-    (out / RECORD_NAME).unlink(missing_ok=True)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
-    try:
-        model, result = _run(manifest, shards_root, out, config)
-    finally:
-        torch.set_num_threads(threads)
-    save_model(model, record["architecture"], out)
+    if ranks.rank == 0:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / RECORD_NAME).unlink(missing_ok=True)
+    with process_settings(config, ranks):
+        result = _Run(manifest, shards_root, out, config, record["fingerprint"], ranks, evaluate).to_the_end()
     record.update(result)
-    write_atomically(out / RECORD_NAME, json.dumps(record, indent=2, sort_keys=True) + "\n")
+    if ranks.rank == 0:
+        write_atomically(out / RECORD_NAME, json.dumps(record, indent=2, sort_keys=True) + "\n")
+    ranks.barrier()
     return record
 
 
-def fingerprint(manifest: Path, config: TrainConfig) -> str:
-    """12 hex characters that name a run: a digest of configuration, architecture and manifest."""
-    return str(_identity(manifest, config)["fingerprint"])
+@dataclass
+class _Window:
+    """What was seen since the last line of the log."""
+
+    started: float = field(default_factory=time.perf_counter)
+    waited: float = 0.0
+    pairs: int = 0
+    tokens: int = 0
+    losses: list[torch.Tensor] = field(default_factory=list)
+    norms: list[torch.Tensor] = field(default_factory=list)
+    by_source: torch.Tensor | None = None  # float64 [sources, 2]: sum of losses, number of pairs; of this process
+
+    def add(self, batch: Batch, loss: torch.Tensor, each: torch.Tensor, norm: torch.Tensor, sources: int) -> None:
+        if self.by_source is None:
+            self.by_source = torch.zeros(sources, 2, dtype=torch.float64, device=each.device)
+        pairs = torch.stack([each.double(), torch.ones_like(each, dtype=torch.float64)], dim=1)
+        self.by_source.index_add_(0, batch.sources.to(each.device), pairs)
+        self.losses.append(loss)
+        self.norms.append(norm)
+        self.pairs += len(batch)
 
 
-def finished(out: Path) -> dict[str, Any] | None:
-    """The record of a finished run in `out`, or None; a record that a full disk cut short is none."""
-    paths = [out / name for name in (RECORD_NAME, CONFIG_NAME, WEIGHTS_NAME)]
-    if not all(path.is_file() for path in paths):
-        return None
-    try:
-        record: dict[str, Any] = json.loads(paths[0].read_text(encoding="utf-8"))
-    except ValueError:
-        return None
-    return record
+class _Run:
+    """One training run of one process: what it holds, and how it goes from step to step."""
 
-
-def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
-    """Linear warm-up over the first `config.warmup` of the steps, then a half cosine to 0."""
-    warmup = max(1, round(config.warmup * steps))
-    if step < warmup:
-        return config.lr * (step + 1) / warmup
-    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-def parameter_groups(model: torch.nn.Module, wd: float) -> list[dict[str, Any]]:
-    """Two groups for AdamW: gains, biases and the logit scale do not decay, all others do (as open_clip has it)."""
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    exempt = {name for name, p in named if p.ndim < 2 or "logit_scale" in name}
-    return [
-        {"params": [p for name, p in named if name in exempt], "weight_decay": 0.0},
-        {"params": [p for name, p in named if name not in exempt], "weight_decay": wd},
-    ]
-
-
-def run_steps(model: ClipModel, batches: Iterator[Batch], steps: int, config: TrainConfig, metrics: TextIO) -> float:
-    """Train `model` in place for `steps` batches; the mean loss over the last tenth of them.
-
-    Writes a JSON line to `metrics` every `config.log_every` steps. Raises HeadwaterError for a loss not finite.
-    """
-    step, losses = _Step(model, config), []
-    for number, batch in zip(range(steps), batches, strict=False):
-        lr = learning_rate(number, steps, config)
-        losses.append(step(batch, lr))
-        if not math.isfinite(losses[-1]):
-            raise HeadwaterError(
-                f"training stopped at step {number + 1} of {steps}: the loss is {losses[-1]}; lower `lr`"
-            )
-        if (number + 1) % config.log_every == 0 or number + 1 == steps:
-            line = {
-                "step": number + 1,
-                "samples_seen": (number + 1) * config.batch,
-                "loss": losses[-1],
-                "lr": lr,
-                "logit_scale": float(model.logit_scale.detach().exp()),
-            }
-            metrics.write(json.dumps(line) + "\n")
-            metrics.flush()
-    last = losses[-max(1, steps // 10) :]
-    return sum(last) / len(last)
-
-
-def _identity(manifest: Path, config: TrainConfig) -> dict[str, Any]:
-    try:
-        digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputError(f"{manifest} cannot be read as a manifest: {error.strerror}") from error
-    record: dict[str, Any] = {
-        "config": config.model_dump(exclude={"model"}),  # its content counts, not the place where it lies
-        "architecture": read_config(Path(config.model)),
-        "manifest_sha256": digest,
-    }
-    record["fingerprint"] = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
-    return record
-
-
-class _Step:
-    """Model, optimiser and tokenizer of one run; calling it makes one step and gives the loss."""
-
-    def __init__(self, model: ClipModel, config: TrainConfig) -> None:
-        # convolutions on the CPU are about 1.6 times as fast with channels last
-        self.model = model.train().to(memory_format=torch.channels_last)
-        self.config = config
-        tokenizer = open_clip.get_tokenizer(f"local-dir:{config.model}")
-        # a caption comes back in every epoch, and tokenising it again would take a tenth of the step
-        self.tokens = functools.lru_cache(maxsize=1 << 16)(lambda caption: tokenizer([caption])[0])
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(model, config.wd), lr=config.lr, betas=(0.9, config.beta2), eps=1e-6, fused=True
+    def __init__(
+        self,
+        manifest: Path,
+        shards_root: Path | str,
+        out: Path,
+        config: TrainConfig,
+        fingerprint: str,
+        ranks: Ranks,
+        evaluate: Evaluate | None,
+    ) -> None:
+        self.out, self.config, self.ranks, self.evaluate = out, config, ranks, evaluate
+        self.steps = max(1, config.samples_seen // config.batch)
+        self.start: Start = start(config)
+        self.device = device_of(config)
+        self.loader = open_loader(manifest, shards_root, self.start, config, ranks)
+        self.checkpoints = Checkpoints(
+            out / CHECKPOINTS, self._describe, fingerprint, every=config.save_every, keep_every=config.keep_every
         )
-        self.loss = ClipLoss()
-        preprocess = model.visual.preprocess_cfg
-        self.mean = torch.tensor(preprocess["mean"]).view(1, 3, 1, 1)
-        self.std = torch.tensor(preprocess["std"]).view(1, 3, 1, 1)
+        self.done = 0
+        self.tail = torch.zeros(2, dtype=torch.float64)  # sum and number of the losses of the last tenth of the steps
+        self.start_loss = self.best = math.inf
+        self.bad_windows = 0
 
-    def __call__(self, batch: Batch, lr: float) -> float:
-        images = ((batch.images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        tokens = torch.stack([self.tokens(caption) for caption in batch.captions])
-        image_features, text_features, scale = self.model(images, tokens)
-        loss = self.loss(image_features, text_features, scale)
-        self.optimizer.zero_grad()
-        loss.backward()
-        if self.config.clip:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
-        with torch.no_grad():
-            self.model.logit_scale.clamp_(0, _MAX_LOGIT_SCALE)
-        return float(loss.detach())
+    def to_the_end(self) -> dict[str, Any]:
+        saved = self._last_checkpoint()
+        self.step = TrainStep(self.start.model, self.config, device=self.device, ranks=self.ranks, steps=self.steps)
+        if saved is not None:
+            self._restore(saved)
+        self.work = Work.of(
+            self.start.model, self.start.tokenizer.context_length, self.config, self.device
+        )
+        self.log = (
+            Log(self.out, self.config, self.out.name, self._samples, quiet=False) if self.ranks.rank == 0 else None
+        )
+        finished = False
+        try:
+            self._steps()
+            finished = True
+        finally:
+            self.loader.close()
+            if self.log is not None:
+                self.log.close()
+            self.checkpoints.close()
+        if self.ranks.rank == 0 and finished:
+            self._write_model()
+        return self._result()
 
+    @property
+    def _samples(self) -> int:
+        return self.done * self.config.batch
 
-def _run(manifest: Path, shards_root: Path, out: Path, config: TrainConfig) -> tuple[ClipModel, dict[str, Any]]:
-    model = new_model(Path(config.model), config.seed)
-    steps = max(1, config.samples_seen // config.batch)
-    side = model.visual.preprocess_cfg["size"]
-    dataset = MixtureDataset(
-        manifest,
-        shards_root,
-        image_size=side if isinstance(side, int) else side[0],
-        seed=config.seed,
-        cache_bytes=config.cache_mb << 20,
-        threads=config.threads,
-    )
-    batches = dataset.batches(config.batch, config.augment)
-    try:
-        with (out / METRICS_NAME).open("w", encoding="utf-8") as metrics:
-            loss = run_steps(model, batches, steps, config, metrics)
-    finally:
-        dataset.close()
-    return model, {
-        "steps": steps,
-        "samples_seen": steps * config.batch,
-        "pairs": len(dataset),
-        "decode_errors": sum(dataset.decode_errors.values()),
-        "final_loss": round(loss, 6),
-    }
+    def _last_checkpoint(self) -> dict[str, Any] | None:
+        if self.ranks.rank == 0:
+            self.checkpoints.discard_others()
+        self.ranks.barrier()
+        found = self.checkpoints.latest()
+        if found is None:
+            return None
+        weights, state = found
+        self.start.model.load_state_dict(weights)
+        return state
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.step.load_state_dict(state["step"])
+        self.loader.load_state_dict(json.loads(state["loader"]))
+        self.done, self.tail = state["done"], state["tail"]
+        self.start_loss, self.best, self.bad_windows = state["watch"]
+        if self.ranks.rank < len(state["rng"]):
+            set_random_state(state["rng"][self.ranks.rank], self.device)
+
+    def _steps(self) -> None:
+        window, batches = _Window(), iter(self.loader)
+        while self.done < self.steps:
+            waiting = time.perf_counter()
+            batch = next(batches)
+            window.waited += time.perf_counter() - waiting
+            found = self.step(batch, learning_rate(self.done, self.steps, self.config))
+            window.tokens += int(text_lengths(self.start.model, batch.tokens).sum())
+            window.add(batch, found.loss, found.each, found.grad_norm, len(self.loader.sources))
+            self.done += 1
+            if self.done > self.steps - max(1, self.steps // 10):
+                self.tail += torch.tensor([float(found.loss), 1.0], dtype=torch.float64)
+            if self.device.type == "cpu":
+                self._check_finite(float(found.loss))
+            if self.done % self.config.log_every == 0 or self.done == self.steps:
+                self._write_line(window)
+                window = _Window()
+            if self._passes(self.config.save_every) and self.done < self.steps:
+                self._check_finite(float(found.loss))
+                self._save()
+            if self.evaluate and (self._passes(self.config.evaluate_every) or self.done == self.steps):
+                self._evaluate()
+
+    def _passes(self, every: int | None) -> bool:
+        """Whether this step went past a multiple of `every` samples."""
+        return every is not None and self._samples // every > (self._samples - self.config.batch) // every
+
+    def _write_line(self, window: _Window) -> None:
+        loss = float(torch.stack(window.losses).double().mean())
+        self._check_finite(loss)
+        assert window.by_source is not None
+        self.ranks.sum_([window.by_source])
+        head = {"step": self.done, "samples_seen": self._samples}
+        if self.log is not None:
+            metrics = {
+                "epoch": self.loader.epoch,
+                "loss": float(window.losses[-1]),
+                "mean_loss": loss,
+                "loss_by_source": {
+                    name: total / count
+                    for name, (total, count) in zip(self.loader.sources, window.by_source.tolist(), strict=True)
+                    if count
+                },
+                "lr": learning_rate(self.done - 1, self.steps, self.config),
+                "grad_norm": float(window.norms[-1]),
+                "logit_scale": float(self.start.model.logit_scale.detach().exp()),
+                "decode_errors": sum(self.loader.decode_errors.values()),
+            }
+            seconds = time.perf_counter() - window.started
+            rate = window.pairs * self.ranks.world / seconds
+            speed = {
+                "seconds": round(seconds, 4),
+                "samples_per_s": round(rate, 2),
+                "data_wait": round(window.waited / seconds, 4),
+                "mfu": round(self.work.utilisation(window.pairs, window.tokens, seconds), 4),
+            }
+            self.log.write({**head, **metrics}, {**head, **speed})
+        self._watch(loss)
+
+    def _watch(self, loss: float) -> None:
+        """Stop a run whose loss has fallen by a fifth and is for three windows above where it began."""
+        self.start_loss = loss if math.isinf(self.start_loss) else self.start_loss
+        self.best = min(self.best, loss)
+        worse = self.best < 0.8 * self.start_loss < self.start_loss < loss
+        self.bad_windows = self.bad_windows + 1 if worse else 0
+        if self.bad_windows >= _PATIENCE:
+            raise self._stopped(f"the loss rose to {loss:.3f}, above its first {self.start_loss:.3f}")
+
+    def _check_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise self._stopped(f"the loss is {loss}")
+
+    def _stopped(self, why: str) -> HeadwaterError:
+        self.checkpoints.wait()
+        good = self.checkpoints.all()
+        last = f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was written, see `save_every`"
+        return HeadwaterError(
+            f"training stopped at step {self.done} of {self.steps}: {why}; lower `lr`, or warm up longer; {last}"
+        )
+
+    def _save(self) -> None:
+        states = self.ranks.objects((random_state(self.device), self.loader.state_dict()))
+        if self.ranks.rank:
+            return
+        errors: Counter[str] = Counter()
+        for _, loader in states:
+            errors.update(loader["decode_errors"])
+        step = self.step.state_dict()
+        state = {
+            "done": self.done,
+            "step": step,
+            # as text: of a tree of plain values torch would make a record each
+            "loader": json.dumps({**states[0][1], "decode_errors": errors}),
+            "tail": self.tail,
+            "watch": [self.start_loss, self.best, self.bad_windows],
+            "rng": [random for random, _ in states],
+        }
+        self.checkpoints.save(self._samples, self.start.model.state_dict(), self.step.ema_weights(), state)
+
+    def _evaluate(self) -> None:
+        if self.log is not None and self.evaluate is not None:
+            model = self.start.model.eval()
+            with torch.inference_mode():
+                found = self.evaluate(for_inference(self.start, model, self.device))
+            model.train()
+            self.log.evaluated({"step": self.done, "samples_seen": self._samples, "evaluation": found})
+        self.ranks.barrier()
+
+    def _describe(self, folder: Path) -> None:
+        write_config(self.start.architecture, folder)
+        if hasattr(self.start.tokenizer, "save_pretrained"):  # Hugging Face's; open_clip's own lies in its package
+            self.start.tokenizer.save_pretrained(str(folder))
+
+    def _write_model(self) -> None:
+        averaged = [*self.checkpoints.all()[-(self.config.average - 1) :], self.out] if self.config.average > 1 else []
+        written = {self.out: self.start.model.state_dict(), self.out / EMA: self.step.ema_weights()}
+        for folder, weights in written.items():
+            if weights is not None:
+                folder.mkdir(exist_ok=True)
+                self._describe(folder)
+                write_weights({key: value.cpu() for key, value in weights.items()}, folder)
+        if averaged:
+            (self.out / AVERAGE).mkdir(exist_ok=True)
+            self._describe(self.out / AVERAGE)
+            write_weights(mean_weights(averaged), self.out / AVERAGE)
+        self.checkpoints.tidy()
+
+    def _result(self) -> dict[str, Any]:
+        errors: Counter[str] = Counter()
+        for counts in self.ranks.objects(dict(self.loader.decode_errors)):
+            errors.update(counts)
+        return {
+            "steps": self.steps,
+            "samples_seen": self._samples,
+            "pairs": len(self.loader),
+            "decode_errors": sum(errors.values()),
+            "final_loss": round(float(self.tail[0] / self.tail[1]), 6),
+        }

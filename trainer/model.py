@@ -30,7 +30,7 @@ HUB = "hf-hub:"
 ClipModel: TypeAlias = Any  # open_clip.CLIP, CustomTextCLIP or CoCa; open_clip ships no types
 _PRECISIONS = ("fp32", "fp16", "bf16")
 # What open_clip, the hub client and the weight readers raise when a model cannot be had.
-_LOAD_ERRORS = (RuntimeError, OSError, ValueError, KeyError, TypeError, SafetensorError, pickle.UnpicklingError)
+LOAD_ERRORS = (RuntimeError, OSError, ValueError, KeyError, TypeError, SafetensorError, pickle.UnpicklingError)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def load_model(
     if precision not in _PRECISIONS:
         raise ModelError(f"precision {precision!r} is not known; use one of {', '.join(_PRECISIONS)}")
     spec = resolve_name(name)
-    _check(spec, pretrained)
+    check_name(spec, pretrained)
     quick_gelu = wants_quick_gelu(spec, pretrained)
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(
@@ -73,8 +73,8 @@ def load_model(
         config = get_model_config(spec)
         if quick_gelu:
             config = {**config, "quick_gelu": True}
-    except _LOAD_ERRORS as error:
-        raise ModelError(_one_line(name, pretrained, error)) from error
+    except LOAD_ERRORS as error:
+        raise ModelError(one_line(name, pretrained, error)) from error
     model.eval()
     return LoadedModel(
         name=name,
@@ -136,19 +136,20 @@ def compile_layers(model: ClipModel) -> None:
             block.compile()
 
 
-def new_model(config: Path, seed: int) -> ClipModel:
+def new_model(config: Path, seed: int, name: str | None = None) -> ClipModel:
     """An untrained model of the architecture in the folder `config` (its `open_clip_config.json`).
 
-    The weights are a function of `seed`; the global random state is left as it was. Raises ModelError.
+    The weights are a function of `seed`; the global random state is left as it was. Raises ModelError, which calls
+    the model `name`.
     """
     spec = resolve_name(str(config))
-    _check(spec, None, weights=False)
+    check_name(spec, None, weights=False)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model: ClipModel = open_clip.create_model(spec, load_weights=False)
-    except _LOAD_ERRORS as error:
-        raise ModelError(_one_line(str(config), None, error)) from error
+    except LOAD_ERRORS as error:
+        raise ModelError(one_line(name or str(config), None, error)) from error
     return model
 
 
@@ -172,13 +173,24 @@ def save_model(
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {
-        key: (value.to(dtype) if value.is_floating_point() and value.ndim >= 2 else value).contiguous()
+        key: value.to(dtype) if value.is_floating_point() and value.ndim >= 2 else value
         for key, value in model.state_dict().items()
     }
-    weights = folder / (WEIGHTS_NAME + ".tmp")
-    weights.write_bytes(save(state, metadata={"format": "pt"}))  # save_file would make it private to its owner
-    weights.replace(folder / WEIGHTS_NAME)
-    write_atomically(folder / CONFIG_NAME, json.dumps(config, indent=2, sort_keys=True) + "\n")
+    write_weights(state, folder)
+    write_config(config, folder)
+
+
+def write_weights(weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Write `open_clip_model.safetensors` into `folder`, atomically."""
+    temporary = folder / (WEIGHTS_NAME + ".tmp")
+    whole = {key: value.contiguous() for key, value in weights.items()}
+    temporary.write_bytes(save(whole, metadata={"format": "pt"}))  # save_file would make it private to its owner
+    temporary.replace(folder / WEIGHTS_NAME)
+
+
+def write_config(config: Mapping[str, Any], folder: Path) -> None:
+    """Write `open_clip_config.json` into `folder`, atomically."""
+    write_atomically(folder / CONFIG_NAME, json.dumps(config, indent=2, sort_keys=True, default=list) + "\n")
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -207,7 +219,7 @@ def resolve_name(name: str) -> str:
     return f"{LOCAL}{Path(name).expanduser()}" if is_path else name
 
 
-def _check(spec: str, pretrained: str | None, *, weights: bool = True) -> None:
+def check_name(spec: str, pretrained: str | None, *, weights: bool = True) -> None:
     """Name what is missing before open_clip is asked; ModelError."""
     if spec.startswith(HUB):
         return
@@ -229,7 +241,7 @@ def _check(spec: str, pretrained: str | None, *, weights: bool = True) -> None:
         raise ModelError(f"model {spec!r} {asked}: a weights file, or one of {', '.join(tags) or 'no known tags'}")
 
 
-def _one_line(name: str, pretrained: str | None, error: BaseException) -> str:
+def one_line(name: str, pretrained: str | None, error: BaseException) -> str:
     reason = " ".join(str(error).split())
     reason = reason if len(reason) <= 300 else reason[:300] + " …"
     asked = name if pretrained is None else f"{name} with weights {pretrained}"

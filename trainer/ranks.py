@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import distributed
@@ -47,12 +48,21 @@ class Ranks:
             return
         bucket: list[torch.Tensor] = []
         for tensor in tensors:
-            if bucket and (sum(t.numel() for t in bucket) + tensor.numel() > _BUCKET or tensor.dtype != bucket[0].dtype):
+            numbers = sum(part.numel() for part in bucket) + tensor.numel()
+            if bucket and (numbers > _BUCKET or tensor.dtype != bucket[0].dtype):
                 _sum_bucket(bucket)
                 bucket = []
             bucket.append(tensor)
         if bucket:
             _sum_bucket(bucket)
+
+    def objects(self, value: Any) -> list[Any]:
+        """Every process's `value`, which pickle must bear, in the order of ranks."""
+        if self.world == 1:
+            return [value]
+        found: list[Any] = [None] * self.world
+        distributed.all_gather_object(found, value)
+        return found
 
     def barrier(self) -> None:
         """Wait until every process is here."""
