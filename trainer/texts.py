@@ -36,6 +36,33 @@ def length_chunks(lengths: npt.NDArray[np.int64], max_tokens: int) -> Iterator[n
             start = end
 
 
+def training_chunks(
+    lengths: npt.NDArray[np.int64], context: int, *, most_tokens: int, multiple: int, overhead: int
+) -> Iterator[tuple[npt.NDArray[np.int64], int]]:
+    """Positions of the texts in chunks, each text in one, and the length to which each chunk is padded.
+
+    The chunks are those that together cost least, if one costs its padded tokens and `overhead` more; they are then
+    cut where one has more than `most_tokens`. Lengths are rounded up to a `multiple`, at most `context`: a compiled
+    layer sees few of them.
+    """
+    padded = np.minimum(-(-lengths // multiple) * multiple, context)
+    order = np.argsort(padded, kind="stable")
+    values, counts = np.unique(padded, return_counts=True)
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    best, cuts = np.zeros(len(ends), np.int64), [0]
+    for end in range(1, len(ends)):
+        costs = best[:end] + overhead + values[end - 1] * (ends[end] - ends[:end])
+        cuts.append(int(costs.argmin()))
+        best[end] = costs[cuts[-1]]
+    end, found = len(values), []
+    while end:
+        found.append((order[ends[cuts[end]] : ends[end]], int(values[end - 1])))
+        end = cuts[end]
+    for rows, length in reversed(found):
+        parts = -(-len(rows) // max(1, most_tokens // length))
+        yield from ((part, length) for part in np.array_split(rows, parts))
+
+
 def encode_cut(model: ClipModel, tokens: torch.Tensor, length: int) -> torch.Tensor:
     """Text features [N, embed_dim], not normalised, of tokens int64 [N, context_length] from their first `length`.
 
