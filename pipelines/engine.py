@@ -319,5 +319,15 @@ def run_together(work: Work, item: Any, ranks: int, *, cpus: float = 1.0, gpus: 
         )
         try:
             trainer.fit()
-        except ray.exceptions.RayError as error:
-            raise HeadwaterError(_last_line(error)) from error
+        except ray.train.TrainingFailedError as error:
+            raise HeadwaterError(_first_failure(error)) from error
+
+
+def _first_failure(error: Exception) -> str:
+    """What the first process that failed says, without Ray's words and its trace."""
+    failures = getattr(error, "worker_failures", None)
+    if not failures:
+        return str(error).strip().splitlines()[-1]
+    rank, failure = min(failures.items())
+    cause = getattr(failure, "_base_exc", failure)
+    return f"process {rank}: {str(cause).strip().splitlines()[-1]}"

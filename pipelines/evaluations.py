@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 import pyarrow.parquet as pq
+from trainer.reader import read_rows
 
 from evaluation.metrics import top1
 from evaluation.tasks import Task, load_task
@@ -14,7 +15,6 @@ from filters.errors import InputError
 from pipelines.store.root import Root
 from trainer.heldout import HeldOut, held_out_loss
 from trainer.model import LoadedModel
-from trainer.reader import read_rows
 
 
 class Evaluations:
@@ -23,9 +23,7 @@ class Evaluations:
     Sets and pairs are read once, at the first call. InputError for what cannot be read.
     """
 
-    def __init__(
-        self, root: Root, tasks: str, sets: list[str], held_out: str | None, pairs: int, batch: int
-    ) -> None:
+    def __init__(self, root: Root, tasks: str, sets: list[str], held_out: str | None, pairs: int, batch: int) -> None:
         self._root, self._folder, self._sets = root, tasks, sets
         self._held_out, self._pairs, self._batch = held_out, pairs, batch
 

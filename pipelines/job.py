@@ -169,7 +169,7 @@ def parse_arguments(
     argv: Sequence[str] | None,
     bare: str | None = None,
 ) -> argparse.Namespace:
-    """The command line of one job; with --help, or where it is wrong, argparse prints what it has to say and exits."""
+    """The command line of one job; where it is wrong, or asks for --help, argparse prints and exits."""
     parser = argparse.ArgumentParser(prog=f"headwater {job}", description=(run.__doc__ or "").strip())
     add_flags(parser, model, bare)
     return parser.parse_args(separated(sys.argv[1:] if argv is None else argv, model))

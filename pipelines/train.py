@@ -114,7 +114,9 @@ def _on_ray(trainer: _Trainer, name: str, config: TrainJobConfig) -> dict[str, A
         return {"error": str(error)}
     done = finished(trainer.root.local("models", name))
     if done is None:
-        return {"error": f"{trainer.root.url}/models/{name}: the workers ended without a model; do they see the root?"}
+        return {
+            "error": f"{trainer.root.url}/models/{name}: the workers ended without a model; do they see the root?"
+        }
     return {"rows": done["samples_seen"], "counts": {"seen": done["samples_seen"]}}
 
 

@@ -1,4 +1,4 @@
-"""What a training run will take, before it starts: parameters, memory, steps, hours, and how often each source is seen."""
+"""What a training run will take, before it starts: parameters, memory, steps, hours, passes over each source."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from filters.errors import HeadwaterError
 from trainer.batch import Batch
 from trainer.config import TrainConfig
 from trainer.device import device_of, process_settings
@@ -126,9 +125,7 @@ def _time_step(
     return done * len(batch) / (time.perf_counter() - begin)
 
 
-def _memory(
-    began: Start, config: TrainConfig, device: torch.device, batch: Batch, micro: int
-) -> dict[str, int]:
+def _memory(began: Start, config: TrainConfig, device: torch.device, batch: Batch, micro: int) -> dict[str, int]:
     """Bytes by purpose. A tensor that several operations keep counts once, weights not at all."""
     model = began.model
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -143,10 +140,10 @@ def _memory(
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    step = TrainStep(model, config.model_copy(update={"compile": False}), device=device, ranks=Ranks(), steps=1)
+    single = config.model_copy(update={"compile": False, "micro_batch": None})
+    step = TrainStep(model, single, device=device, ranks=Ranks(), steps=1)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        features = step.forward(pairs)
-    del features
+        step(pairs, 0.0)
     found = {
         "weights": weights,
         "gradients": trained,
@@ -175,7 +172,9 @@ def _passes(manifest: Path, samples: int) -> dict[str, float]:
             for found, kept in ((counts, table), (unique, table.filter(pc.equal(table["repeat"], 0)))):
                 for entry in pc.value_counts(kept["source"]).to_pylist():
                     found[entry["values"]] = found.get(entry["values"], 0) + entry["counts"]
-    return {source: round(samples / rows * counts[source] / max(1, unique.get(source, 0)), 3) for source in sorted(counts)}
+    return {
+        source: round(samples / rows * counts[source] / max(1, unique.get(source, 0)), 3) for source in sorted(counts)
+    }
 
 
 def _free_memory() -> float:

@@ -11,7 +11,7 @@ import torch
 
 from filters.errors import InputError
 from trainer.embed import Faults, embed_pairs
-from trainer.losses import clip_losses
+from trainer.losses import Features, clip_losses
 from trainer.model import LoadedModel
 
 
@@ -40,7 +40,8 @@ def held_out_loss(loaded: LoadedModel, pairs: HeldOut, batch: int) -> dict[str, 
     losses: dict[str, list[float]] = {}
     for start in range(0, len(sound) - batch + 1, batch):
         chosen = sound[start : start + batch]
-        each = clip_losses(torch.from_numpy(images[chosen]), torch.from_numpy(texts[chosen]), scale)
+        image, text = torch.from_numpy(images[chosen]), torch.from_numpy(texts[chosen])
+        each = clip_losses(Features(image, text, image, text), scale, 0)
         for place, loss in zip(chosen.tolist(), each.tolist(), strict=True):
             losses.setdefault(pairs.sources[place], []).append(loss)
     everything = [loss for part in losses.values() for loss in part]

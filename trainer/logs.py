@@ -29,7 +29,9 @@ class Log:
     Raises ConfigError if what it asks for is not installed.
     """
 
-    def __init__(self, folder: Path, config: TrainConfig, name: str, samples: int = 0, *, quiet: bool = False) -> None:
+    def __init__(
+        self, folder: Path, config: TrainConfig, name: str, samples: int = 0, *, quiet: bool = False
+    ) -> None:
         self._board = _tensorboard(folder, samples // config.batch) if config.tensorboard else None
         self._wandb = _weights_and_biases(folder, config, name) if config.wandb else None
         self._files = {part: _continued(folder / part, samples) for part in (METRICS_NAME, SPEED_NAME)}
@@ -40,7 +42,7 @@ class Log:
             unit_scale=True,
             desc=name,
             file=sys.stderr,
-            disable=True if quiet else None,  # None: only where a person is looking
+            disable=None,  # shown only where a person is looking
         )
 
     def write(self, metrics: Line, speed: Line) -> None:

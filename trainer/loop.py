@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from filters.errors import HeadwaterError
-from trainer.batch import Batch
 from trainer.checkpoints import EMA, Checkpoints, mean_weights
 from trainer.config import TrainConfig
 from trainer.device import device_of, process_settings, random_state, set_random_state
@@ -25,14 +24,14 @@ from trainer.optimizer import learning_rate
 from trainer.ranks import Ranks
 from trainer.record import RECORD_NAME, finished, identity
 from trainer.start import Start, for_inference, start
-from trainer.step import TrainStep
+from trainer.step import StepResult, TrainStep
 from trainer.texts import text_lengths
+from trainer.window import Watch, Window
 from trainer.work import Work
 
 CHECKPOINTS = "checkpoints"
 AVERAGE = "average"
 Evaluate = Callable[[LoadedModel], dict[str, Any]]
-_PATIENCE = 3  # log windows that a loss may be bad before the run is stopped
 
 
 def train(
@@ -70,28 +69,6 @@ def train(
     return record
 
 
-@dataclass
-class _Window:
-    """What was seen since the last line of the log."""
-
-    started: float = field(default_factory=time.perf_counter)
-    waited: float = 0.0
-    pairs: int = 0
-    tokens: int = 0
-    losses: list[torch.Tensor] = field(default_factory=list)
-    norms: list[torch.Tensor] = field(default_factory=list)
-    by_source: torch.Tensor | None = None  # float64 [sources, 2]: sum of losses, number of pairs; of this process
-
-    def add(self, batch: Batch, loss: torch.Tensor, each: torch.Tensor, norm: torch.Tensor, sources: int) -> None:
-        if self.by_source is None:
-            self.by_source = torch.zeros(sources, 2, dtype=torch.float64, device=each.device)
-        pairs = torch.stack([each.double(), torch.ones_like(each, dtype=torch.float64)], dim=1)
-        self.by_source.index_add_(0, batch.sources.to(each.device), pairs)
-        self.losses.append(loss)
-        self.norms.append(norm)
-        self.pairs += len(batch)
-
-
 class _Run:
     """One training run of one process: what it holds, and how it goes from step to step."""
 
@@ -115,30 +92,23 @@ class _Run:
         )
         self.done = 0
         self.tail = torch.zeros(2, dtype=torch.float64)  # sum and number of the losses of the last tenth of the steps
-        self.start_loss = self.best = math.inf
-        self.bad_windows = 0
+        self.watch = Watch()
 
     def to_the_end(self) -> dict[str, Any]:
         saved = self._last_checkpoint()
         self.step = TrainStep(self.start.model, self.config, device=self.device, ranks=self.ranks, steps=self.steps)
         if saved is not None:
             self._restore(saved)
-        self.work = Work.of(
-            self.start.model, self.start.tokenizer.context_length, self.config, self.device
-        )
-        self.log = (
-            Log(self.out, self.config, self.out.name, self._samples, quiet=False) if self.ranks.rank == 0 else None
-        )
-        finished = False
+        self.work = Work.of(self.start.model, self.start.tokenizer.context_length, self.config, self.device)
+        self.log = Log(self.out, self.config, self.out.name, self._samples) if self.ranks.rank == 0 else None
         try:
             self._steps()
-            finished = True
         finally:
             self.loader.close()
             if self.log is not None:
                 self.log.close()
             self.checkpoints.close()
-        if self.ranks.rank == 0 and finished:
+        if self.ranks.rank == 0:
             self._write_model()
         return self._result()
 
@@ -161,77 +131,57 @@ class _Run:
         self.step.load_state_dict(state["step"])
         self.loader.load_state_dict(json.loads(state["loader"]))
         self.done, self.tail = state["done"], state["tail"]
-        self.start_loss, self.best, self.bad_windows = state["watch"]
+        self.watch = Watch(*state["watch"])
         if self.ranks.rank < len(state["rng"]):
             set_random_state(state["rng"][self.ranks.rank], self.device)
 
     def _steps(self) -> None:
-        window, batches = _Window(), iter(self.loader)
+        window, batches = Window(), iter(self.loader)
         while self.done < self.steps:
             waiting = time.perf_counter()
             batch = next(batches)
             window.waited += time.perf_counter() - waiting
+            tokens = int(text_lengths(self.start.model, batch.tokens).sum())
             found = self.step(batch, learning_rate(self.done, self.steps, self.config))
-            window.tokens += int(text_lengths(self.start.model, batch.tokens).sum())
-            window.add(batch, found.loss, found.each, found.grad_norm, len(self.loader.sources))
             self.done += 1
+            window.add(batch, found, len(self.loader.sources), tokens)
             if self.done > self.steps - max(1, self.steps // 10):
-                self.tail += torch.tensor([float(found.loss), 1.0], dtype=torch.float64)
-            if self.device.type == "cpu":
+                self.tail += torch.stack([found.loss.double().cpu(), torch.ones((), dtype=torch.float64)])
+            if self.device.type == "cpu":  # where looking at it costs nothing
                 self._check_finite(float(found.loss))
             if self.done % self.config.log_every == 0 or self.done == self.steps:
                 self._write_line(window)
-                window = _Window()
-            if self._passes(self.config.save_every) and self.done < self.steps:
-                self._check_finite(float(found.loss))
-                self._save()
-            if self.evaluate and (self._passes(self.config.evaluate_every) or self.done == self.steps):
-                self._evaluate()
+                window = Window()
+            self._now_and_then(found)
+
+    def _now_and_then(self, found: StepResult) -> None:
+        """What is done every so many samples."""
+        if self._passes(self.config.save_every) and self.done < self.steps:
+            self._check_finite(float(found.loss))
+            self._save()
+        if self.evaluate and (self._passes(self.config.evaluate_every) or self.done == self.steps):
+            self._evaluate(self.evaluate)
 
     def _passes(self, every: int | None) -> bool:
         """Whether this step went past a multiple of `every` samples."""
         return every is not None and self._samples // every > (self._samples - self.config.batch) // every
 
-    def _write_line(self, window: _Window) -> None:
-        loss = float(torch.stack(window.losses).double().mean())
-        self._check_finite(loss)
-        assert window.by_source is not None
-        self.ranks.sum_([window.by_source])
-        head = {"step": self.done, "samples_seen": self._samples}
+    def _write_line(self, window: Window) -> None:
+        metrics = window.metrics(self.loader.sources, self.ranks)
+        self._check_finite(metrics["mean_loss"])
         if self.log is not None:
-            metrics = {
-                "epoch": self.loader.epoch,
-                "loss": float(window.losses[-1]),
-                "mean_loss": loss,
-                "loss_by_source": {
-                    name: total / count
-                    for name, (total, count) in zip(self.loader.sources, window.by_source.tolist(), strict=True)
-                    if count
-                },
+            head = {"step": self.done, "samples_seen": self._samples, "epoch": self.loader.epoch}
+            state = {
                 "lr": learning_rate(self.done - 1, self.steps, self.config),
-                "grad_norm": float(window.norms[-1]),
                 "logit_scale": float(self.start.model.logit_scale.detach().exp()),
                 "decode_errors": sum(self.loader.decode_errors.values()),
             }
-            seconds = time.perf_counter() - window.started
-            rate = window.pairs * self.ranks.world / seconds
-            speed = {
-                "seconds": round(seconds, 4),
-                "samples_per_s": round(rate, 2),
-                "data_wait": round(window.waited / seconds, 4),
-                "mfu": round(self.work.utilisation(window.pairs, window.tokens, seconds), 4),
-            }
-            self.log.write({**head, **metrics}, {**head, **speed})
-        self._watch(loss)
-
-    def _watch(self, loss: float) -> None:
-        """Stop a run whose loss has fallen by a fifth and is for three windows above where it began."""
-        self.start_loss = loss if math.isinf(self.start_loss) else self.start_loss
-        self.best = min(self.best, loss)
-        worse = self.best < 0.8 * self.start_loss < self.start_loss < loss
-        self.bad_windows = self.bad_windows + 1 if worse else 0
-        if self.bad_windows >= _PATIENCE:
-            raise self._stopped(f"the loss rose to {loss:.3f}, above its first {self.start_loss:.3f}")
+            speed = window.speed(self.work, self.ranks)
+            self.log.write({**head, **metrics, **state}, {**head, **speed})
+        if self.watch.diverged(metrics["mean_loss"]):
+            raise self._stopped(
+                f"the loss rose to {metrics['mean_loss']:.3f}, above its first {self.watch.first:.3f}"
+            )
 
     def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -259,19 +209,22 @@ class _Run:
             # as text: of a tree of plain values torch would make a record each
             "loader": json.dumps({**states[0][1], "decode_errors": errors}),
             "tail": self.tail,
-            "watch": [self.start_loss, self.best, self.bad_windows],
+            "watch": list(dataclasses.astuple(self.watch)),
             "rng": [random for random, _ in states],
         }
-        self.checkpoints.save(self._samples, self.start.model.state_dict(), self.step.ema_weights(), state)
+        self.checkpoints.save(self._samples, self.start.model.state_dict(), self._averaged_weights(), state)
 
-    def _evaluate(self) -> None:
-        if self.log is not None and self.evaluate is not None:
+    def _evaluate(self, evaluate: Evaluate) -> None:
+        if self.log is not None:
             model = self.start.model.eval()
             with torch.inference_mode():
-                found = self.evaluate(for_inference(self.start, model, self.device))
+                found = evaluate(for_inference(self.start, model, self.device))
             model.train()
             self.log.evaluated({"step": self.done, "samples_seen": self._samples, "evaluation": found})
         self.ranks.barrier()
+
+    def _averaged_weights(self) -> dict[str, torch.Tensor] | None:
+        return self.step.average.state_dict() if self.step.average else None
 
     def _describe(self, folder: Path) -> None:
         write_config(self.start.architecture, folder)
@@ -279,8 +232,10 @@ class _Run:
             self.start.tokenizer.save_pretrained(str(folder))
 
     def _write_model(self) -> None:
-        averaged = [*self.checkpoints.all()[-(self.config.average - 1) :], self.out] if self.config.average > 1 else []
-        written = {self.out: self.start.model.state_dict(), self.out / EMA: self.step.ema_weights()}
+        averaged = (
+            [*self.checkpoints.all()[-(self.config.average - 1) :], self.out] if self.config.average > 1 else []
+        )
+        written = {self.out: self.start.model.state_dict(), self.out / EMA: self._averaged_weights()}
         for folder, weights in written.items():
             if weights is not None:
                 folder.mkdir(exist_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 
 from filters.errors import ModelError
 from trainer.config import TrainConfig
+from trainer.losses import initial_logits
 from trainer.model import (
     LOAD_ERRORS,
     LOCAL,
@@ -57,9 +57,7 @@ def architecture(config: TrainConfig) -> dict[str, Any]:
             raise ModelError(f"{config.model}: its open_clip_config.json has no `model_cfg`")
     else:
         found = _built_in(spec, config.pretrained)
-    if config.loss == "siglip":
-        found["model_cfg"] = {"init_logit_scale": math.log(10), "init_logit_bias": -10.0, **found["model_cfg"]}
-    return found
+    return {**found, "model_cfg": {**initial_logits(config.loss), **found["model_cfg"]}}
 
 
 def start(config: TrainConfig) -> Start:

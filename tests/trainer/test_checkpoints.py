@@ -23,7 +23,9 @@ def checkpoints(folder: Path, architecture: Path, name: str = "abc", keep_every:
     return Checkpoints(folder, lambda out: write_config(config, out), name, every=10, keep_every=keep_every)
 
 
-def test_a_checkpoint_is_a_model_folder_and_a_state(tmp_path: Path, architecture: Path, model: torch.nn.Module) -> None:
+def test_a_checkpoint_is_a_model_folder_and_a_state(
+    tmp_path: Path, architecture: Path, model: torch.nn.Module
+) -> None:
     kept = checkpoints(tmp_path / "c", architecture)
     averaged = {key: value * 0 for key, value in model.state_dict().items()}
     kept.save(10, model.state_dict(), averaged, {"done": 3, "moments": {0: [torch.ones(2)]}})

@@ -1,24 +1,31 @@
 from __future__ import annotations
 
-import itertools
+import contextlib
 import json
 import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from pydantic import ValidationError
+from safetensors.torch import load_file
 
 from filters.errors import HeadwaterError, InputError
 from tests.trainer.conftest import COLOURS, SHAPES, TinyMix
 from trainer.config import TrainConfig
 from trainer.embed import embed_images, embed_texts
-from trainer.loop import fingerprint, finished, learning_rate, parameter_groups, train
-from trainer.model import load_model, new_model
+from trainer.loop import AVERAGE, CHECKPOINTS, train
+from trainer.model import LoadedModel, load_model
+from trainer.record import fingerprint, finished
 
-TOY = Path(__file__).parents[2] / "configs" / "train" / "toy.yaml"
+RECIPES = Path(__file__).parents[2] / "configs" / "train"
 
 
 def recipe(architecture: Path, **changes: float) -> TrainConfig:
@@ -92,7 +99,7 @@ def test_a_cut_record_or_missing_weights_mean_not_finished(
 
 
 def test_a_loss_that_is_not_finite_stops_with_advice(mix: TinyMix, architecture: Path, tmp_path: Path) -> None:
-    with pytest.raises(HeadwaterError, match="the loss is nan; lower `lr`"):
+    with pytest.raises(HeadwaterError, match=r"the loss is nan; lower `lr`.*no checkpoint was written"):
         train(mix.manifest, mix.shards_root, tmp_path, recipe(architecture, lr=1e30, clip=0, warmup=0))
     assert finished(tmp_path) is None
 
@@ -102,25 +109,143 @@ def test_a_missing_manifest_is_named(mix: TinyMix, architecture: Path, tmp_path:
         train(tmp_path / "absent.parquet", mix.shards_root, tmp_path / "out", recipe(architecture))
 
 
-def test_learning_rate_warms_up_and_falls_to_nothing(architecture: Path) -> None:
-    config = recipe(architecture, warmup=0.1)
-    rates = [learning_rate(step, 100, config) for step in range(100)]
-    assert rates[0] == pytest.approx(config.lr / 10)
-    assert max(rates) == rates[9] == rates[10] == config.lr
-    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
-    assert rates[-1] < 0.001 * config.lr
+def metrics(out: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / name).read_text().splitlines()]
 
 
-def test_gains_biases_and_the_logit_scale_do_not_decay(architecture: Path) -> None:
-    model = new_model(architecture, seed=0)
-    exempt, decayed = parameter_groups(model, 0.1)
-    assert (exempt["weight_decay"], decayed["weight_decay"]) == (0.0, 0.1)
-    assert any(p is model.logit_scale for p in exempt["params"])
-    assert all(p.ndim >= 2 for p in decayed["params"])
-    assert len(exempt["params"]) + len(decayed["params"]) == len(list(model.parameters()))
+def test_a_line_has_the_loss_of_each_source_and_speed_lies_beside(trained: Path) -> None:
+    lines, speeds = metrics(trained), metrics(trained, "speed.jsonl")
+    assert [line["step"] for line in lines] == [line["step"] for line in speeds] == list(range(1, 41))
+    for line in lines:
+        assert set(line) == {
+            "step", "samples_seen", "epoch", "loss", "mean_loss", "loss_by_source", "grad_norm", "lr", "logit_scale",
+            "decode_errors",
+        }  # fmt: skip
+        assert set(line["loss_by_source"]) == {"a", "b"}
+        low, high = sorted(line["loss_by_source"].values())
+        assert low <= line["loss"] <= high
+    assert [line["epoch"] for line in lines[:4]] == [0, 0, 1, 1]
+    for speed in speeds:
+        assert speed["samples_per_s"] > 0
+        assert 0 <= speed["data_wait"] <= 1
+        assert 0 < speed["mfu"] < 1
 
 
-def test_the_toy_recipe_is_valid_and_unknown_keys_are_not() -> None:
-    TrainConfig.model_validate(yaml.safe_load(TOY.read_text()))
+def test_a_killed_run_goes_on_to_the_very_same_losses_and_weights(
+    trained: Path, mix: TinyMix, architecture: Path, tmp_path: Path
+) -> None:
+    """SIGKILL after the third checkpoint; what was logged after it is logged again, once."""
+    recipe_file = tmp_path / "recipe.json"
+    config = recipe(architecture, save_every=100)
+    recipe_file.write_text(config.model_dump_json())
+    out = tmp_path / "out"
+    child = subprocess.Popen([sys.executable, "-c", CHILD, mix.manifest, mix.shards_root, out, recipe_file])
+    try:
+        wait_for(lambda: len(list((out / CHECKPOINTS).glob("0*"))) > 0 and len(metrics(out)) >= 15, child)
+    finally:
+        child.kill()
+        child.wait()
+    assert finished(out) is None
+    [last] = [path for path in (out / CHECKPOINTS).iterdir() if path.name.isdigit()]
+    assert 0 < int(last.name) < 960
+    record = train(mix.manifest, mix.shards_root, out, config)
+    assert [line["step"] for line in metrics(out, "speed.jsonl")] == list(range(1, 41))
+    for name in ("open_clip_model.safetensors", "train.json", "metrics.jsonl"):
+        assert (out / name).read_bytes() == (trained / name).read_bytes(), name
+    assert record == finished(trained)
+    assert not (out / CHECKPOINTS).exists()
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+import trainer.loop
+from trainer.config import TrainConfig
+manifest, shards, out, config = map(Path, sys.argv[1:])
+step = trainer.loop.TrainStep.__call__
+def slow(self, *given):
+    time.sleep(0.05)
+    return step(self, *given)
+trainer.loop.TrainStep.__call__ = slow
+trainer.loop.train(manifest, shards, out, TrainConfig.model_validate_json(config.read_text()))
+"""
+
+
+def wait_for(condition: Callable[[], bool], child: subprocess.Popen[bytes]) -> None:
+    for _ in range(2400):
+        with contextlib.suppress(OSError, ValueError):
+            if condition():
+                return
+        assert child.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.05)
+    raise AssertionError("nothing to kill after two minutes")
+
+
+def test_checkpoints_of_another_recipe_are_not_gone_on_from(
+    trained: Path, mix: TinyMix, architecture: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ZeroDivisionError):
+        train(
+            mix.manifest, mix.shards_root, tmp_path, recipe(architecture, save_every=24, evaluate_every=240), broken
+        )
+    assert list((tmp_path / CHECKPOINTS).iterdir())
+    other = train(mix.manifest, mix.shards_root, tmp_path, recipe(architecture, seed=5, samples_seen=96))
+    assert other["steps"] == 4
+    assert not (tmp_path / CHECKPOINTS).exists()
+
+
+def broken(_: LoadedModel) -> dict[str, Any]:
+    raise ZeroDivisionError
+
+
+def test_evaluation_is_called_every_so_many_samples_and_at_the_end(
+    mix: TinyMix, architecture: Path, tmp_path: Path
+) -> None:
+    seen = []
+
+    def evaluate(loaded: LoadedModel) -> dict[str, Any]:
+        assert not loaded.model.training
+        seen.append(embed_texts(loaded, ["a red square"]))
+        return {"zero_shot": {"x": 0.5}}
+
+    config = recipe(architecture, samples_seen=240, evaluate_every=96)
+    train(mix.manifest, mix.shards_root, tmp_path / "with", config, evaluate)
+    found = [line["samples_seen"] for line in metrics(tmp_path / "with") if "evaluation" in line]
+    assert found == [96, 192, 240]
+    assert len(seen) == 3
+    assert not np.array_equal(seen[0], seen[1])
+    train(mix.manifest, mix.shards_root, tmp_path / "without", config)
+    weights = [tmp_path / name / "open_clip_model.safetensors" for name in ("with", "without")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()  # looking changes nothing
+
+
+def test_kept_checkpoints_their_mean_and_the_moving_average_are_models(
+    mix: TinyMix, architecture: Path, tmp_path: Path
+) -> None:
+    config = recipe(architecture, samples_seen=240, save_every=48, keep_every=2, average=3, ema=0.5)
+    train(mix.manifest, mix.shards_root, tmp_path, config)
+    kept = sorted((tmp_path / CHECKPOINTS).iterdir())
+    assert [int(path.name) for path in kept] == [96, 192]
+    parts = [load_file(path / "open_clip_model.safetensors") for path in (*kept, tmp_path)]
+    mean = load_file(tmp_path / AVERAGE / "open_clip_model.safetensors")
+    for name in ("visual.conv1.weight", "text_projection"):
+        expected = torch.stack([part[name] for part in parts]).mean(0)
+        torch.testing.assert_close(mean[name], expected)
+    prints = {load_model(str(tmp_path / name)).fingerprint for name in ("", AVERAGE, "ema")}
+    assert len(prints) == 3
+
+
+def test_a_loss_that_rises_for_good_stops_the_run_and_names_the_last_checkpoint(
+    mix: TinyMix, architecture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([False] * 9 + [True])
+    monkeypatch.setattr("trainer.window.Watch.diverged", lambda self, loss: next(losses))
+    with pytest.raises(HeadwaterError, match=r"step 10 of 40: the loss rose .* checkpoint is .*000000000000216"):
+        train(mix.manifest, mix.shards_root, tmp_path, recipe(architecture, save_every=24))
+
+
+def test_the_recipes_are_valid_and_unknown_keys_are_not() -> None:
+    for path in RECIPES.glob("*.yaml"):
+        TrainConfig.model_validate(yaml.safe_load(path.read_text())["train"])
     with pytest.raises(ValidationError, match="learning_rate"):
         TrainConfig.model_validate({"learning_rate": 1e-3})

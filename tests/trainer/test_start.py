@@ -17,9 +17,7 @@ NAME = "RN50"  # of open_clip's own; the smallest to make
 
 
 def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
-    return all(
-        torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
-    )
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
 
 
 def test_a_named_model_starts_with_open_clip_s_own_weights_for_the_seed() -> None:
