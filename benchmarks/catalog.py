@@ -7,7 +7,7 @@ verdicts and signals (`benchmarks.synthetic_root`). Measured are `headwater inde
 shard (seconds, bytes written, peak memory, DuckDB limited to 5 GB), three questions to the open catalog, the lookup
 of a uid (median of 50; and once by `headwater explain`, starting up included), and `headwater mix` over all six
 sources with a condition and a threshold, for 12.8 of 100 rows. 1 and 10 million rows unless --rows says otherwise;
-100 million need 45 GB of disk and most of two hours on two cores.
+100 million need 45 GB of disk and half an hour on two cores.
 
 Beside it, at the smallest size, the usual way: pyarrow over the parquet files for the same question, and copying
 samples into new tars (20,000 pictures of 8 KB) against writing a manifest. Budgets in seconds are scaled by how long
