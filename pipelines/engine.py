@@ -329,5 +329,4 @@ def _first_failure(error: Exception) -> str:
     if not failures:
         return str(error).strip().splitlines()[-1]
     rank, failure = min(failures.items())
-    cause = getattr(failure, "_base_exc", failure)
-    return f"process {rank}: {str(cause).strip().splitlines()[-1]}"
+    return f"process {rank}: {_described(getattr(failure, '_base_exc', failure))}"
