@@ -29,33 +29,52 @@ _MAX_DETAIL = 80.0
 _TURNS = {3: cv2.ROTATE_180, 6: cv2.ROTATE_90_CLOCKWISE, 8: cv2.ROTATE_90_COUNTERCLOCKWISE}
 
 
+def jpeg_size(data: bytes) -> Size | None:
+    """Height and width of a JPEG by its header; None for other bytes and for colour spaces that need care (CMYK)."""
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    return (height, width) if colours in ("YCbCr", "RGB", "Gray") else None
+
+
+def decode_part(data: bytes, size: Size, part: int = 1, *, smooth: bool = True) -> RGB | None:
+    """A JPEG of `size` by `jpeg_size` at 1/`part` of its scale (1, 2, 4, 8), rounded up: uint8 [h, w, 3].
+
+    Pixels are in the orientation of the file. Without `smooth` colours come in steps of two pixels where the file
+    has half of them. None where this decoder is not sure, so that a more patient one should decide: harmless
+    oddities in the file. DecodeError `decode` where pixels are lost.
+    """
+    rows, columns = (-(-side // part) for side in size) if part > 1 else (0, 0)
+    try:
+        rgb = simplejpeg.decode_jpeg(
+            data, "RGB", min_height=rows, min_width=columns, min_factor=min(part, 2), fastupsample=not smooth
+        )
+    except ValueError as error:
+        if _DAMAGE.search(str(error)):
+            raise DecodeError("decode", str(error)) from error
+        return None
+    return np.asarray(rgb, dtype=np.uint8)
+
+
 def decode_scaled(data: bytes, size: Size, at_least: Size) -> RGB | None:
     """The pixels of a JPEG as uint8 [h, w, 3], in the orientation of the file.
 
     `size` (height, width) is what the caller read in the header. Of an eighth, a quarter and a half of it the
     smallest that has `at_least` (height, width) pixels is decoded, else all of it (other eighths take longer than
     half, or even than the whole); all of it also where the picture turns out to be full of edges, as text and line
-    art are. None where this decoder is not sure, so that a more patient one should decide: unusual colour spaces,
-    harmless oddities in the file. DecodeError `decode` where pixels are lost.
+    art are. None and DecodeError as by `decode_part`, None also for unusual colour spaces.
     """
-    scales = [tuple(-(-side // part) for side in size) for part in (8, 4, 2, 1)]
-    large_enough = [scale for scale in scales if scale[0] >= at_least[0] and scale[1] >= at_least[1]]
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        if (height, width) != size or colours not in ("YCbCr", "RGB", "Gray"):
-            return None
-        if large_enough and large_enough[0] != size:
-            rows, columns = large_enough[0]
-            rgb = simplejpeg.decode_jpeg(data, "RGB", min_height=rows, min_width=columns, min_factor=2)
-            if _detail(rgb) <= _MAX_DETAIL:
-                return np.asarray(rgb, dtype=np.uint8)
-        # Colours in steps of two pixels are as good as smooth ones where two pixels and more become one.
-        rgb = simplejpeg.decode_jpeg(data, "RGB", fastupsample=bool(large_enough))
-    except ValueError as error:
-        if _DAMAGE.search(str(error)):
-            raise DecodeError("decode", str(error)) from error
+    if jpeg_size(data) != size:
         return None
-    return np.asarray(rgb, dtype=np.uint8)
+    parts = (part for part in (8, 4, 2, 1) if all(-(-s // part) >= a for s, a in zip(size, at_least, strict=True)))
+    part = next(parts, None)
+    if part is not None and part > 1:
+        rgb = decode_part(data, size, part)
+        if rgb is None or _detail(rgb) <= _MAX_DETAIL:
+            return rgb
+    # Colours in steps of two pixels are as good as smooth ones where two pixels and more become one.
+    return decode_part(data, size, smooth=part is None)
 
 
 def decode_webp(data: bytes) -> RGB | None:

@@ -27,7 +27,8 @@ def draws(seed: int, epoch: int, positions: npt.NDArray[np.int64]) -> torch.Tens
 def augment(images: torch.Tensor, uniform: torch.Tensor, config: AugmentConfig) -> torch.Tensor:
     """Change `images`, float32 [N, 3, S, S] in 0..1, by the draws `uniform` [N, 16].
 
-    What comes in from outside is white, the ground that the loader pads pictures with.
+    `config` is `TrainView.after`: crop and jitter are not made here, and grey and mirror images only of pictures
+    without a crop. What comes in from outside is white, the ground that the view pads pictures with.
     """
     if config == AugmentConfig():
         return images
