@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -50,18 +51,23 @@ class Peer:
         self._runs = torch.compile(model) if self.args.torchcompile else model
         self._done = 0
 
-    def train(self, batches: Iterable[Pairs]) -> list[float]:
-        """Take the next steps, one a batch; the loss of each."""
-        given = list(batches)
-        loader = _Loader(given)
+    def train(self, batches: Iterable[Pairs], count: int) -> list[float]:
+        """Take the next `count` steps, one a batch; the loss of each."""
         # Of an epoch as long as what was done before and is done now, the last steps.
-        loader.num_batches = max(1, self._done)
-        epoch = 1 if self._done else 0
+        loader = _Loader(batches, num_batches=max(1, self._done), num_samples=count * self.args.batch_size)
         data = {"train": SimpleNamespace(dataloader=loader, set_epoch=lambda _: None)}
         train_one_epoch(
-            self._runs, data, self.loss, epoch, self.optimizer, self.scaler, self.scheduler, None, self.args
+            self._runs,
+            data,
+            self.loss,
+            1 if self._done else 0,
+            self.optimizer,
+            self.scaler,
+            self.scheduler,
+            None,
+            self.args,
         )
-        self._done += len(given)
+        self._done += count
         found, self.loss.found = self.loss.found, []
         return [float(value) for value in found]
 
@@ -80,11 +86,13 @@ class Peer:
         return torch.optim.AdamW(groups, lr=self.args.lr, betas=betas, eps=self.args.eps)
 
 
-class _Loader(list[Pairs]):
-    """Batches that are there, with what `train_one_epoch` asks of a loader."""
+@dataclass(frozen=True, slots=True)
+class _Loader:
+    """Batches with what `train_one_epoch` asks of a loader."""
 
+    batches: Iterable[Pairs]
     num_batches: int
+    num_samples: int
 
-    @property
-    def num_samples(self) -> int:
-        return sum(len(images) for images, _ in self)
+    def __iter__(self) -> Iterator[Pairs]:
+        return iter(self.batches)

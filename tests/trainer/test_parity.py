@@ -46,7 +46,7 @@ def take(step: TrainStep, peer: Peer, batch: Batch, number: int) -> tuple[float,
     pixels = step.towers.pixels(batch.images)
     if pixels.dtype == torch.float64:
         pixels = pixels.contiguous()
-    return float(ours.loss), peer.train([(pixels, batch.tokens)])[0]
+    return float(ours.loss), peer.train([(pixels, batch.tokens)], 1)[0]
 
 
 def compare_forced(model: open_clip.CLIP, loss: LossName, batches: list[Batch]) -> None:
