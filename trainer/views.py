@@ -47,7 +47,10 @@ class TrainView:
 
     def __call__(self, data: bytes, generator: np.random.Generator) -> Pixels:
         """The view of an encoded picture, C-contiguous; InputError for bytes that are no whole picture."""
-        config, uniform = self.config, generator.random(DRAWS)
+        config = self.config
+        if config.crop is None and config.jitter is None:
+            return fit(decode_rgb(data, self.size), self.size)  # nothing drawn: the same each time, and can be kept
+        uniform = generator.random(DRAWS)
         if config.crop is None:
             pixels = fit(decode_rgb(data, self.size), self.size)
         else:
