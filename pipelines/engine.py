@@ -308,10 +308,14 @@ def run_together(work: Work, item: Any, ranks: int, *, cpus: float = 1.0, gpus: 
         raise ConfigError(
             f"{ranks} processes of {cpus:g} CPUs and {gpus:g} GPUs do not fit on the cluster; lower --ranks or --cpus"
         )
+
+    def together() -> None:
+        work(item)
+
     resources = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
     with tempfile.TemporaryDirectory(prefix="headwater-ray-train-") as folder:
         trainer = ray.train.torch.TorchTrainer(
-            lambda: work(item),
+            together,
             scaling_config=ray.train.ScalingConfig(
                 num_workers=ranks, use_gpu=gpus > 0, resources_per_worker=resources
             ),

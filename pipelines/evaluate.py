@@ -23,8 +23,8 @@ from pipelines.engine import Work, map_shards, record
 from pipelines.job import Account, job_main, say
 from pipelines.store.fingerprint import fingerprint
 from pipelines.store.root import Root
-from trainer.loop import finished
 from trainer.model import load_model
+from trainer.record import finished
 
 
 class EvaluateConfig(JobConfig):

@@ -5,16 +5,17 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import pyarrow.parquet as pq
-from trainer.reader import read_rows
+import numpy as np
 
-from evaluation.metrics import top1
+from evaluation.metrics import acc1, true_ranks
 from evaluation.tasks import Task, load_task
 from evaluation.zeroshot import zero_shot
 from filters.errors import InputError
 from pipelines.store.root import Root
 from trainer.heldout import HeldOut, held_out_loss
 from trainer.model import LoadedModel
+from trainer.reader import open_reader
+from trainer.rows import open_rows
 
 
 class Evaluations:
@@ -32,7 +33,8 @@ class Evaluations:
         if self._sets:
             accuracy = zero_shot(loaded, self._tasks)
             found["zero_shot"] = {
-                task.name: top1(scores, task.labels) for task, scores in zip(self._tasks, accuracy, strict=True)
+                task.name: acc1(true_ranks(scores, task.labels))
+                for task, scores in zip(self._tasks, accuracy, strict=True)
             }
         if self._held_out is not None:
             found["held_out"] = held_out_loss(loaded, self._held_out_pairs, self._batch)
@@ -45,8 +47,16 @@ class Evaluations:
     @functools.cached_property
     def _held_out_pairs(self) -> HeldOut:
         path = self._root.local("mixes", str(self._held_out), "manifest.parquet")
-        rows = pq.read_table(path).slice(0, self._pairs)
-        if rows.num_rows < self._batch:
-            raise InputError(f"{path} has {rows.num_rows} pairs, less than one batch of {self._batch}")
-        images = read_rows(self._root.local("shards"), rows)
-        return HeldOut(images, rows["caption"].to_pylist(), rows["source"].to_pylist())
+        rows = open_rows(path)
+        count = min(self._pairs, len(rows))
+        if count < self._batch:
+            raise InputError(f"{path}: {count} held-out pairs are less than one batch of {self._batch}")
+        chosen = np.arange(count)
+        places = rows.take(chosen)
+        reader = open_reader(self._root.local("shards"), rows.files)
+        try:
+            images = reader.read(places)
+        finally:
+            reader.close()
+        captions = rows.captions(chosen, np.zeros(count, np.uint64))
+        return HeldOut(images, captions, [rows.sources[number] for number in places["source"].tolist()])

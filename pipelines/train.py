@@ -8,7 +8,7 @@ headwater train --root data --config configs/train/paper.yaml --mixtures even --
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import Field
@@ -52,7 +52,7 @@ def run(config: TrainJobConfig) -> dict[str, Any]:
     say(f"train: {len(todo)} models to train, {account.shards_skipped} done before")
     trainer = _Trainer(root, config)
     if config.ranks > 1 and ranks.world == 1 and not config.local:
-        made = ((name, _on_ray(trainer, name, config)) for name in todo)
+        made: Iterator[tuple[str, dict[str, Any]]] = ((name, _on_ray(trainer, name, config)) for name in todo)
     else:
         local = config.local or ranks.world > 1
         made = map_shards(todo, trainer, cpus=config.cpus, gpus=config.gpus, local=local)

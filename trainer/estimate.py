@@ -16,6 +16,7 @@ from trainer.batch import Batch
 from trainer.config import TrainConfig
 from trainer.device import device_of, process_settings
 from trainer.loader import open_loader
+from trainer.model import ClipModel
 from trainer.ranks import Ranks
 from trainer.start import Start, start
 from trainer.step import TrainStep
@@ -83,7 +84,7 @@ def try_micro_batches(
     return found
 
 
-def _parameters(model: torch.nn.Module) -> dict[str, int]:
+def _parameters(model: ClipModel) -> dict[str, int]:
     image = sum(p.numel() for p in model.visual.parameters())
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -95,7 +96,7 @@ def _time_loader(
 ) -> tuple[float, Batch]:
     """Samples a second of the loader, and one of its batches."""
     small = config.model_copy(update={"batch": max(2, pairs), "micro_batch": None, "batch_mix": "mixed"})
-    loader = open_loader(manifest, shards_root, began, small, Ranks())
+    loader = open_loader(manifest, shards_root, began, small, Ranks(), torch.device("cpu"))
     try:
         batches = iter(loader)
         batch = next(batches)  # sets up

@@ -6,8 +6,7 @@ import dataclasses
 import json
 import math
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +85,8 @@ class _Run:
         self.steps = max(1, config.samples_seen // config.batch)
         self.start: Start = start(config)
         self.device = device_of(config)
-        self.loader = open_loader(manifest, shards_root, self.start, config, ranks)
+        self.loader = open_loader(manifest, shards_root, self.start, config, ranks, self.device)
+        self.sources = self.loader.dataset.sources
         self.checkpoints = Checkpoints(
             out / CHECKPOINTS, self._describe, fingerprint, every=config.save_every, keep_every=config.keep_every
         )
@@ -129,7 +129,9 @@ class _Run:
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.step.load_state_dict(state["step"])
-        self.loader.load_state_dict(json.loads(state["loader"]))
+        loader = json.loads(state["loader"])
+        # The first process goes on counting what all have met.
+        self.loader.load_state_dict(loader if self.ranks.rank == 0 else {**loader, "decode_errors": {}})
         self.done, self.tail = state["done"], state["tail"]
         self.watch = Watch(*state["watch"])
         if self.ranks.rank < len(state["rng"]):
@@ -144,7 +146,7 @@ class _Run:
             tokens = int(text_lengths(self.start.model, batch.tokens).sum())
             found = self.step(batch, learning_rate(self.done, self.steps, self.config))
             self.done += 1
-            window.add(batch, found, len(self.loader.sources), tokens)
+            window.add(batch, found, len(self.sources), tokens)
             if self.done > self.steps - max(1, self.steps // 10):
                 self.tail += torch.stack([found.loss.double().cpu(), torch.ones((), dtype=torch.float64)])
             if self.device.type == "cpu":  # where looking at it costs nothing
@@ -167,7 +169,7 @@ class _Run:
         return every is not None and self._samples // every > (self._samples - self.config.batch) // every
 
     def _write_line(self, window: Window) -> None:
-        metrics = window.metrics(self.loader.sources, self.ranks)
+        metrics = window.metrics(self.sources, self.ranks)
         self._check_finite(metrics["mean_loss"])
         if self.log is not None:
             head = {"step": self.done, "samples_seen": self._samples, "epoch": self.loader.epoch}
@@ -199,15 +201,11 @@ class _Run:
         states = self.ranks.objects((random_state(self.device), self.loader.state_dict()))
         if self.ranks.rank:
             return
-        errors: Counter[str] = Counter()
-        for _, loader in states:
-            errors.update(loader["decode_errors"])
-        step = self.step.state_dict()
+        loader = {**states[0][1], "decode_errors": _together([one["decode_errors"] for _, one in states])}
         state = {
             "done": self.done,
-            "step": step,
-            # as text: of a tree of plain values torch would make a record each
-            "loader": json.dumps({**states[0][1], "decode_errors": errors}),
+            "step": self.step.state_dict(),
+            "loader": json.dumps(loader),
             "tail": self.tail,
             "watch": list(dataclasses.astuple(self.watch)),
             "rng": [random for random, _ in states],
@@ -248,13 +246,21 @@ class _Run:
         self.checkpoints.tidy()
 
     def _result(self) -> dict[str, Any]:
-        errors: Counter[str] = Counter()
-        for counts in self.ranks.objects(dict(self.loader.decode_errors)):
-            errors.update(counts)
+        errors = _together(self.ranks.objects(self.loader.state_dict()["decode_errors"]))
         return {
             "steps": self.steps,
             "samples_seen": self._samples,
-            "pairs": len(self.loader),
-            "decode_errors": sum(errors.values()),
+            "pairs": len(self.loader.dataset),
+            "decode_errors": sum(error["count"] for error in errors.values()),
             "final_loss": round(float(self.tail[0] / self.tail[1]), 6),
         }
+
+
+def _together(parts: Sequence[Mapping[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Decode errors by uid of all processes: how often, and the reason."""
+    found: dict[str, dict[str, Any]] = {}
+    for part in parts:
+        for uid, error in part.items():
+            known = found.setdefault(uid, {"count": 0, "reason": error["reason"]})
+            known["count"] += error["count"]
+    return dict(sorted(found.items()))

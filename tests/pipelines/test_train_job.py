@@ -132,7 +132,7 @@ def test_what_fails_in_a_process_of_ray_is_said_in_one_line(ray_session: None) -
             raise ValueError(f"no {item}\nat all")
         return {}
 
-    with pytest.raises(HeadwaterError, match="^process 1: ValueError: no luck at all$"):
+    with pytest.raises(HeadwaterError, match=r"^process 1: ValueError: no luck at all$"):
         run_together(work, "luck", 2)
     with pytest.raises(ConfigError, match="9 processes of 1 CPUs"):
         run_together(work, "luck", 9)

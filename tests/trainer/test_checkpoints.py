@@ -10,11 +10,11 @@ from safetensors.torch import load_file, save_file
 
 from filters.errors import InputError
 from trainer.checkpoints import EMA, STATE_NAME, Checkpoints, copied, mean_weights
-from trainer.model import WEIGHTS_NAME, new_model, read_config, write_config
+from trainer.model import WEIGHTS_NAME, ClipModel, new_model, read_config, write_config
 
 
 @pytest.fixture
-def model(architecture: Path) -> torch.nn.Module:
+def model(architecture: Path) -> ClipModel:
     return new_model(architecture, seed=0)
 
 
@@ -23,9 +23,7 @@ def checkpoints(folder: Path, architecture: Path, name: str = "abc", keep_every:
     return Checkpoints(folder, lambda out: write_config(config, out), name, every=10, keep_every=keep_every)
 
 
-def test_a_checkpoint_is_a_model_folder_and_a_state(
-    tmp_path: Path, architecture: Path, model: torch.nn.Module
-) -> None:
+def test_a_checkpoint_is_a_model_folder_and_a_state(tmp_path: Path, architecture: Path, model: ClipModel) -> None:
     kept = checkpoints(tmp_path / "c", architecture)
     averaged = {key: value * 0 for key, value in model.state_dict().items()}
     kept.save(10, model.state_dict(), averaged, {"done": 3, "moments": {0: [torch.ones(2)]}})
@@ -43,7 +41,7 @@ def test_a_checkpoint_is_a_model_folder_and_a_state(
     assert torch.equal(state["moments"][0][0], torch.ones(2))
 
 
-def test_what_changes_after_save_is_not_in_it(tmp_path: Path, architecture: Path, model: torch.nn.Module) -> None:
+def test_what_changes_after_save_is_not_in_it(tmp_path: Path, architecture: Path, model: ClipModel) -> None:
     kept = checkpoints(tmp_path, architecture)
     before = float(model.logit_scale.detach())
     counter = torch.zeros(1)
@@ -58,7 +56,7 @@ def test_what_changes_after_save_is_not_in_it(tmp_path: Path, architecture: Path
     assert float(found[1]["counter"]) == 0
 
 
-def test_the_latest_stays_and_every_third(tmp_path: Path, architecture: Path, model: torch.nn.Module) -> None:
+def test_the_latest_stays_and_every_third(tmp_path: Path, architecture: Path, model: ClipModel) -> None:
     kept = checkpoints(tmp_path / "c", architecture, keep_every=3)
     for samples in range(10, 90, 10):
         kept.save(samples, model.state_dict(), None, {})
@@ -75,7 +73,7 @@ def test_the_latest_stays_and_every_third(tmp_path: Path, architecture: Path, mo
 
 @pytest.mark.parametrize("damage", ["cut state", "cut weights", "no weights", "empty"])
 def test_a_broken_checkpoint_is_passed_over(
-    damage: str, tmp_path: Path, architecture: Path, model: torch.nn.Module
+    damage: str, tmp_path: Path, architecture: Path, model: ClipModel
 ) -> None:
     kept = checkpoints(tmp_path, architecture, keep_every=1)
     for samples in (10, 20):
@@ -97,7 +95,7 @@ def test_a_broken_checkpoint_is_passed_over(
 
 
 def test_another_run_s_checkpoints_and_half_written_ones_are_discarded(
-    tmp_path: Path, architecture: Path, model: torch.nn.Module
+    tmp_path: Path, architecture: Path, model: ClipModel
 ) -> None:
     first = checkpoints(tmp_path, architecture, "first")
     first.save(10, model.state_dict(), None, {})
@@ -109,9 +107,7 @@ def test_another_run_s_checkpoints_and_half_written_ones_are_discarded(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_write_is_raised_at_the_next_call(
-    tmp_path: Path, architecture: Path, model: torch.nn.Module
-) -> None:
+def test_a_failed_write_is_raised_at_the_next_call(tmp_path: Path, architecture: Path, model: ClipModel) -> None:
     (tmp_path / "c").write_text("a file where the folder should be")
     kept = checkpoints(tmp_path / "c", architecture)
     kept.save(10, model.state_dict(), None, {})

@@ -80,7 +80,7 @@ def test_weights_and_biases_gets_them_too(tmp_path: Path, monkeypatch: pytest.Mo
             calls.append(("init", settings["project"]))
             return Run()
 
-    monkeypatch.setitem(sys.modules, "wandb", Module)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "wandb", Module)
     log = Log(tmp_path, config(wandb="mixes"), "run")
     log.write(*line(1))
     log.close()
