@@ -14,6 +14,7 @@ from filters.errors import InputError
 from pipelines.store.root import Root
 from trainer.heldout import HeldOut, held_out_loss
 from trainer.model import LoadedModel
+from trainer.order import epoch_order
 from trainer.reader import open_reader
 from trainer.rows import open_rows
 
@@ -51,7 +52,7 @@ class Evaluations:
         count = min(self._pairs, len(rows))
         if count < self._batch:
             raise InputError(f"{path}: {count} held-out pairs are less than one batch of {self._batch}")
-        chosen = np.arange(count)
+        chosen = epoch_order(rows, 0, 0)[:count].astype(np.int64)  # of all sources, and always the same
         places = rows.take(chosen)
         reader = open_reader(self._root.local("shards"), rows.files)
         try:

@@ -38,7 +38,7 @@ class TrainJobConfig(JobConfig):
     tasks: str = Field("eval", description="folder of evaluation sets in CLIP_benchmark's layout, under the root")
     evaluate_on: list[str] = Field([], description="sets whose zero-shot accuracy is measured while training")
     held_out: str | None = Field(None, description="a mixture whose pairs are not trained on, to measure the loss on")
-    held_out_pairs: int = Field(2048, gt=1, description="how many of them, from the first on")
+    held_out_pairs: int = Field(2048, gt=1, description="how many of them, of all its sources")
     find_batch: bool = Field(False, description="with --dry-run: also try how many pairs a pass the memory allows")
     train: TrainConfig = Field(description="the recipe, the same for every mixture; needs at least `model`")
 

@@ -48,7 +48,7 @@ def estimate(manifest: Path, shards_root: Path | str, config: TrainConfig, ranks
         "memory_bytes": memory,
         "steps": steps,
         "samples_per_s": {"loader": round(loader_rate * ranks, 1), "step": round(step_rate * ranks, 1)},
-        "hours": round(steps * config.batch / rate / 3600, 3),
+        "hours": float(f"{steps * config.batch / rate / 3600:.3g}"),
         "passes": _passes(manifest, steps * config.batch),
     }
 

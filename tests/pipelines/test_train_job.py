@@ -106,6 +106,7 @@ def test_two_processes_of_ray_are_torchrun_s(root: Path, alone: Path, ray_sessio
         assert losses(root / "done" / "ray") == losses(torch_run)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_alone_under_torchrun_too(root: Path, alone: Path) -> None:
     shutil.copytree(alone, root / "models" / "tiny")
     done = torchrun(root, 2)
@@ -114,6 +115,7 @@ def test_a_finished_run_is_left_alone_under_torchrun_too(root: Path, alone: Path
     assert json.loads(done.stdout)["shards_skipped"] == 1
 
 
+@pytest.mark.slow
 def test_a_failure_of_any_process_is_one_line(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     done = torchrun(root, 2, "--set", "train.batch=15")
     assert done.returncode != 0
