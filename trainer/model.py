@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import logging
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -145,12 +147,24 @@ def new_model(config: Path, seed: int, name: str | None = None) -> ClipModel:
     spec = resolve_name(str(config))
     check_name(spec, None, weights=False)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _without_warnings():
             torch.manual_seed(seed)
             model: ClipModel = open_clip.create_model(spec, load_weights=False)
     except LOAD_ERRORS as error:
         raise ModelError(one_line(name or str(config), None, error)) from error
     return model
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Without what open_clip says, through the root logger, of a model that has no weights yet: it is meant so."""
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
