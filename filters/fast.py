@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
@@ -29,17 +29,24 @@ _MAX_DETAIL = 80.0
 _TURNS = {3: cv2.ROTATE_180, 6: cv2.ROTATE_90_CLOCKWISE, 8: cv2.ROTATE_90_COUNTERCLOCKWISE}
 
 
-def jpeg_size(data: bytes) -> Size | None:
-    """Height and width of a JPEG by its header; None for other bytes and for colour spaces that need care (CMYK)."""
+class JpegHeader(NamedTuple):
+    """Of a JPEG: `size` is height and width, `sampling` says how fine its colours are (444, 420, Gray, ...)."""
+
+    size: Size
+    sampling: str
+
+
+def jpeg_header(data: bytes) -> JpegHeader | None:
+    """The header of a JPEG; None for other bytes and for colour spaces that need care (CMYK)."""
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        height, width, colours, sampling = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return None
-    return (height, width) if colours in ("YCbCr", "RGB", "Gray") else None
+    return JpegHeader((height, width), sampling) if colours in ("YCbCr", "RGB", "Gray") else None
 
 
 def decode_part(data: bytes, size: Size, part: int = 1, *, smooth: bool = True) -> RGB | None:
-    """A JPEG of `size` by `jpeg_size` at 1/`part` of its scale (1, 2, 4, 8), rounded up: uint8 [h, w, 3].
+    """A JPEG of `size` by `jpeg_header` at 1/`part` of its scale (1, 2, 4, 8), rounded up: uint8 [h, w, 3].
 
     Pixels are in the orientation of the file. Without `smooth` colours come in steps of two pixels where the file
     has half of them. None where this decoder is not sure, so that a more patient one should decide: harmless
@@ -65,7 +72,8 @@ def decode_scaled(data: bytes, size: Size, at_least: Size) -> RGB | None:
     half, or even than the whole); all of it also where the picture turns out to be full of edges, as text and line
     art are. None and DecodeError as by `decode_part`, None also for unusual colour spaces.
     """
-    if jpeg_size(data) != size:
+    header = jpeg_header(data)
+    if header is None or header.size != size:
         return None
     parts = (part for part in (8, 4, 2, 1) if all(-(-s // part) >= a for s, a in zip(size, at_least, strict=True)))
     part = next(parts, None)

@@ -58,6 +58,7 @@ def jpeg(rgb: Pixels, **options: object) -> bytes:
 def test_pixels_are_open_clips(kind: str, side: int) -> None:
     rgb = draw(kind, side, side, seed=side)
     files = [jpeg(rgb), jpeg(rgb, subsampling=0, quality=97), jpeg(rgb, quality=70, progressive=True)]
+    files += [jpeg(rgb, subsampling=1)] if side == 512 else []
     chosen = boxes(side, side, OPEN_CLIPS, 2) + boxes(side, side, WIDE, 2)
     found = [psnr(data, box) for data in files for box in chosen]
     assert min(found) >= LEAST_PSNR, found
@@ -121,12 +122,16 @@ def decoded_parts(monkeypatch: pytest.MonkeyPatch, data: bytes, box: Box) -> lis
         ("photo", 1024, Box(10, 30, 980, 500), [2]),
         ("photo", 1800, Box(3, 1, 1795, 1797), [8]),
         ("text", 512, Box(11, 9, 500, 493), [2, 1]),
+        ("4:2:2", 512, Box(11, 9, 500, 493), [1]),
     ],
 )
 def test_as_little_is_decoded_as_serves(
     monkeypatch: pytest.MonkeyPatch, kind: str, side: int, box: Box, parts: list[int]
 ) -> None:
-    assert decoded_parts(monkeypatch, jpeg(draw(kind, side, side, seed=2)), box) == parts
+    data = jpeg(
+        draw("photo" if kind == "4:2:2" else kind, side, side, seed=2), subsampling=1 if kind == "4:2:2" else 2
+    )
+    assert decoded_parts(monkeypatch, data, box) == parts
 
 
 def shape_of(box: Box, size: tuple[int, int]) -> tuple[float, ...]:
