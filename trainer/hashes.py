@@ -23,7 +23,7 @@ from trainer.sorting import new_map, read_map, row_type, runs, write_sorted
 HEADER = 512  # bytes of a tar's header, right before the picture
 _DIGEST = np.dtype("V32")
 _UNKNOWN = bytes(32)
-# `sha256` is of the bytes that were downloaded. They are the stored ones of a picture that has kept its length and its
+# `sha256` is of the bytes that were downloaded. They are the stored ones of a picture that kept its length and its
 # size in pixels; one that was encoded anew keeps both by rare chance only, and would then be taken for a wrong one.
 _AS_IT_CAME = (("size", "original_bytes"), ("width", "original_width"), ("height", "original_height"))
 _COLUMNS = ["offset", "sha256", *(name for pair in _AS_IT_CAME for name in pair)]
