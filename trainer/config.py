@@ -93,6 +93,10 @@ class TrainConfig(BaseModel):
     threads: Positive = Field(1, description="CPU threads; results are bit-exact for one number")
     workers: int = Field(0, ge=0, description="processes that read and decode; 0: threads of this one")
     cache_mb: Annotated[int, Field(ge=0)] = Field(256, description="bound of the cache of decoded pictures, MiB")
+    tars: str | None = Field(
+        None,
+        description="folder of the mixture's tars from `headwater materialize`, read in sequence (for slow disks)",
+    )
     check_hashes: bool = Field(False, description="compare each picture's bytes with its shard's sha256")
     log_every: Positive = Field(20, description="steps between lines of metrics.jsonl")
     save_every: int | None = Field(None, gt=0, description="samples between checkpoints; none before the end if null")

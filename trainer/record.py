@@ -16,7 +16,7 @@ RECORD_NAME = "train.json"
 # Fields that say where things lie, how fast it goes or what is written beside the weights, not what they become.
 _NO_MATTER = {
     "model", "pretrained", "device", "workers", "cache_mb", "check_hashes", "log_every", "save_every", "keep_every",
-    "evaluate_every", "tensorboard", "wandb",
+    "evaluate_every", "tensorboard", "wandb", "tars",
 }  # fmt: skip
 
 
@@ -27,6 +27,7 @@ def identity(manifest: Path, config: TrainConfig) -> dict[str, Any]:
     """
     record: dict[str, Any] = {
         "config": config.model_dump(mode="json", exclude=_NO_MATTER),
+        "is_sequential": config.tars is not None,  # another order of samples
         "architecture": architecture(config),
         "manifest_sha256": manifest_digest(manifest),
         "pretrained_sha256": weights_digest(config),
