@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from evaluation.images import take
 from evaluation.pictures import CLASSNAMES
 from filters.errors import InputError
 from trainer.images import decode_rgb
@@ -36,7 +37,7 @@ class Task:
     """One zero-shot classification set; `labels` [N] int64 index `classnames`, `keys` name the pictures."""
 
     name: str
-    images: list[bytes]
+    images: Sequence[bytes]
     labels: NDArray[np.int64]
     classnames: list[str]
     templates: list[str]
@@ -67,7 +68,7 @@ def load_task(folder: str | Path, name: str | None = None) -> Task:
     if bad := [line for line in templates if "{c}" not in line]:
         raise InputError(f"{folder / TEMPLATES}: {bad[0]!r} has no {{c}} where the class name belongs")
     keys: list[str] = []
-    images: list[bytes] = []
+    images: Sequence[bytes] = []
     labels: list[int] = []
     for tar in _tars(folder):
         for key, image, label in _samples(tar, len(classnames)):
@@ -223,7 +224,7 @@ def restrict(task: Task, classnames: Sequence[str]) -> Task:
     kept = part.pictures.tolist()
     return replace(
         task,
-        images=[task.images[i] for i in kept],
+        images=take(task.images, kept),
         keys=[task.keys[i] for i in kept],
         labels=part.labels,
         classnames=list(classnames),
