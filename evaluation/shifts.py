@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from evaluation import metrics
+from evaluation.cache import FeatureCache
 from evaluation.results import ALL_CLASSES, IMAGES, Figure, Result, RunInfo, SetResult
 from evaluation.tasks import Task, shared_classes, subset
 from evaluation.zeroshot import Features, template_hash, zero_shot
@@ -52,13 +53,15 @@ def evaluate_model(
     *,
     protocol: Protocol | None = None,
     batch: int = 256,
+    cache: FeatureCache | None = None,
 ) -> Evaluation:
     """Zero-shot figures of one model on the reference task and on every other task as its shift.
 
     The same model, tasks and protocol give the same bytes. InputError as for `evaluate_similarities`.
     """
     _check(tasks, reference)
-    scores = dict(zip([task.name for task in tasks], zero_shot(loaded, tasks, batch=batch), strict=True))
+    names = [task.name for task in tasks]
+    scores = dict(zip(names, zero_shot(loaded, tasks, batch=batch, cache=cache), strict=True))
     return evaluate_similarities(run, tasks, scores, reference, protocol=protocol)
 
 

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.cache import FeatureCache
 from evaluation.tasks import Task
 from filters.errors import ModelError
-from trainer.embed import embed_images, embed_texts
+from trainer.embed import embed_texts
 from trainer.model import LoadedModel
 
 Features = NDArray[np.float32]
@@ -63,10 +64,16 @@ def similarities(images: Features, head: Features) -> Features:
     return product
 
 
-def zero_shot(loaded: LoadedModel, tasks: Sequence[Task], *, batch: int = 256) -> list[Features]:
-    """Similarities [N, C] of each task's pictures with its own classes; every picture goes through the model once."""
+def zero_shot(
+    loaded: LoadedModel, tasks: Sequence[Task], *, batch: int = 256, cache: FeatureCache | None = None
+) -> list[Features]:
+    """Similarities [N, C] of each task's pictures with its own classes; every picture goes through the model once.
+
+    With a `cache` not even that, if it did so before.
+    """
+    cache = cache or FeatureCache()
     return [
-        similarities(embed_images(loaded, task.images, batch=batch), head)
+        similarities(cache.images(loaded, task, batch=batch), head)
         for task, head in zip(tasks, heads(loaded, tasks, batch=batch), strict=True)
     ]
 

@@ -119,7 +119,7 @@ def test_each_picture_is_embedded_once(tiny: LoadedModel, tasks: list[Task], mon
         counts.append(len(images))
         return embed_images(loaded, images, batch)
 
-    monkeypatch.setattr(zeroshot, "embed_images", spy)
+    monkeypatch.setattr(cache, "embed_images", spy)
     evaluate_model(tiny, RUN, tasks, "ref", protocol=FAST)
     assert counts == [len(task.images) for task in tasks]
 
@@ -156,7 +156,7 @@ def test_known_encoder_gives_known_figures(monkeypatch: pytest.MonkeyPatch, tiny
         mean = np.array([COLOURS[text.split()[0]] for text in texts], np.float32)
         return unit(mean)
 
-    monkeypatch.setattr(zeroshot, "embed_images", see)
+    monkeypatch.setattr(cache, "embed_images", see)
     monkeypatch.setattr(zeroshot, "embed_texts", read)
     names = list(COLOURS)
     images = [encode(np.full((8, 8, 3), COLOURS[name], dtype=np.uint8)) for name in names]
