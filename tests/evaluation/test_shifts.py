@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from evaluation import results, shifts, zeroshot
+from evaluation import cache, results, shifts, zeroshot
 from evaluation.results import Component, RunInfo
 from evaluation.shifts import Protocol, evaluate_model, evaluate_similarities
 from evaluation.tasks import Task, restrict, subset
