@@ -145,6 +145,14 @@ def write_images(path: Path, table: pa.Table) -> None:
     _publish(path, buffer.getvalue())
 
 
+def read_images(path: Path) -> pa.Table:
+    """The table that `write_images` wrote; InputError if it is missing or cannot be read."""
+    try:
+        return pq.read_table(path, schema=IMAGES)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path} cannot be read as a table of evaluated pictures: {error}") from error
+
+
 def _publish(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     writing = path.with_name(f".{path.name}.writing")
