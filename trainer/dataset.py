@@ -129,6 +129,11 @@ class MixtureDataset:
         """Names of the sources, by the numbers that batches give."""
         return self.rows.sources
 
+    @property
+    def window(self) -> int:
+        """How many samples are best filled in one go: what they read is sorted by shard."""
+        return self._reader.window
+
     def order(self, epoch: Epoch, batch: int = 1, batch_mix: BatchMix = "mixed") -> Numbers:
         """The rows in the order of an epoch; their number is that of whole batches where those are of one source."""
         if self.is_sequential and batch_mix == "single_source":
