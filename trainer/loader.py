@@ -38,6 +38,9 @@ class Loader:
     samples, where N is batch / ranks and a sample has 3 * S * S + 8 * context length + 16 bytes. `pin` gives
     page-locked tensors.
 
+    `decode_errors` counts by uid how often a picture of this process's samples could not be decoded, and `reasons`
+    has the first reason; `state_dict` has both.
+
     Raises InputError for a mixture that has less than one batch, and for ranks that do not divide it.
     """
 
@@ -77,7 +80,11 @@ class Loader:
                 self._batches = _Ahead(self._plan, units, self._workers, self._size(), self._pin)
             else:
                 self._batches = _AtOnce(self._plan, units, self._threads, self._pin)
-        batch, failures = self._batches.next()
+        try:
+            batch, failures = self._batches.next()
+        except BaseException:
+            self.close()  # whoever asks again begins where the state says
+            raise
         for failure in failures:
             self.decode_errors[failure.uid] += 1
             self.reasons.setdefault(failure.uid, failure.reason)
