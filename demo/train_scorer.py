@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import torch
 from PIL import Image
 
@@ -28,8 +29,8 @@ from demo.pictures import background, cut_out
 from demo.web_record import SOURCES
 from demo.web_vocabulary import Vocabulary, load_vocabulary
 from trainer.augment import augment, draws
+from trainer.batch import Batch
 from trainer.config import AugmentConfig, TrainConfig
-from trainer.dataset import Batch
 from trainer.loop import run_steps
 from trainer.model import new_model, read_config, save_model
 
@@ -84,6 +85,7 @@ def batches(config: TrainConfig, side: int) -> Iterator[Batch]:
     """Endless training batches over the cells that are not left out, a function of `config.seed`."""
     pool = cells(left_out=False)
     rng = np.random.Generator(np.random.Philox(config.seed))
+    tokenizer, styles = open_clip.get_tokenizer(f"local-dir:{config.model}"), sorted(TRAIN_STYLES)
     epoch = 0
     while True:
         order = rng.permutation(len(pool))
@@ -91,8 +93,9 @@ def batches(config: TrainConfig, side: int) -> Iterator[Batch]:
             places = np.arange(start, start + config.batch)
             pairs = draw_pairs([pool[i] for i in order[places]], pool, side, rng)
             images = torch.from_numpy(pairs.pixels).permute(0, 3, 1, 2).float().div_(255)
-            images = augment(images, draws(config.seed, epoch, places), config.augment)
-            yield Batch(images, pairs.captions, order[places])
+            images = augment(images, draws(config.seed, epoch, places), config.augment).mul_(255).round_()
+            sources = torch.tensor([styles.index(pool[i][1]) for i in order[places]])
+            yield Batch(images.to(torch.uint8), tokenizer(pairs.captions), sources, order[places])
         epoch += 1
 
 

@@ -1,187 +1,216 @@
-"""The mixture loader: a map-style dataset over a manifest, and batches that depend on a seed and nothing else."""
+"""A mixture as training samples, each a function of the manifest, the seed, the epoch and the position in that."""
 
 from __future__ import annotations
 
-import functools
-import os
-import weakref
-from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import itertools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from filters.errors import InputError, SchemaError, ShardError
+from filters.errors import InputError
+from filters.sampling import sample_order
 from trainer.augment import augment, draws
+from trainer.batch import Index, Pixels
+from trainer.captions import Tokenize, Tokens
 from trainer.config import AugmentConfig
 from trainer.images import decode_rgb
+from trainer.order import BatchMix, epoch_order, epoch_salt, single_source_order
+from trainer.reader import open_reader
+from trainer.rows import open_rows
+from trainer.sorting import Numbers
 
-COLUMNS = ("uid", "source", "shard", "offset", "size", "caption", "repeat")
-Pixels = npt.NDArray[np.uint8]
-Index = npt.NDArray[np.int64]
-_OPEN_SHARDS = 128  # of one dataset at a time; a process may often open no more than 1,024 files
+View = Callable[[bytes, np.random.Generator], Pixels]
+_TRIES = 1000  # pictures in a row that cannot be decoded, after which a source is given up
+_CHUNK = 16  # pictures that are augmented at a time: as floats they take 600 KB each
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Training pairs: `images` float32 [N, 3, S, S] in 0..1, N `captions`, and their rows in the manifest."""
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """What all draws of an epoch depend on."""
 
-    images: torch.Tensor
-    captions: list[str]
+    seed: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A picture that cannot be decoded."""
+
+    uid: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Room for N samples: `images` uint8 [N, S, S, 3], `tokens` int64 [N, L], `sources` and `rows` int64 [N]."""
+
+    images: Pixels
+    tokens: Index
+    sources: Index
     rows: Index
+
+    @classmethod
+    def of(cls, tensors: Iterable[torch.Tensor]) -> Part:
+        """The memory of four tensors as a part."""
+        return cls(*(tensor.numpy() for tensor in tensors))
+
+    def __getitem__(self, piece: slice) -> Part:
+        return Part(self.images[piece], self.tokens[piece], self.sources[piece], self.rows[piece])
+
+    def copy_(self, other: Part) -> None:
+        """Take over the samples of a part of the same size."""
+        for mine, theirs in zip(self._arrays(), other._arrays(), strict=True):
+            np.copyto(mine, theirs)
+
+    def _arrays(self) -> tuple[npt.NDArray[Any], ...]:
+        return self.images, self.tokens, self.sources, self.rows
 
 
 class MixtureDataset:
     """Pictures and captions of a manifest, read by offset from `<shards_root>/<source>/<shard>.tar`.
 
-    `order(epoch)` is a permutation of all rows, a function of (seed, epoch); rank r of R takes every R-th place from
-    r, so that the ranks' batches together are the batch of one process. A picture's augmentation is a function of
-    (seed, epoch, place in the order). A picture that cannot be decoded is counted by uid in `decode_errors` and
-    replaced by the next row that can. The last rows of an epoch that fill no batch are left out of that epoch.
+    A sample is a function of (manifest, seed, epoch, position): the row that `order` has there, `view` of its bytes
+    with the generator Philox(key=[seed, epoch], counter=[0, 0, 0, position]), then those changes of `augmentation`
+    that are made of a finished view. Of several captions one is drawn by (seed, epoch, position).
 
-    Raises SchemaError for a manifest without its columns or with nulls in them, InputError for an empty one.
+    A picture that cannot be decoded is replaced by the next row of its source in the manifest, from the end on to
+    its beginning, and told of as a Failure. Up to `cache_bytes` of views that drew no random number are kept.
     """
 
     def __init__(
         self,
         manifest: Path,
-        shards_root: Path,
+        shards_root: str | Path,
         *,
-        image_size: int,
+        view: View,
+        tokenize: Tokenize,
+        size: int,
         seed: int = 0,
+        augmentation: AugmentConfig | None = None,
         cache_bytes: int = 0,
-        threads: int = 1,
+        scratch: Path | None = None,
     ) -> None:
-        self.table = _read_manifest(manifest)
-        self.shards_root = shards_root
-        self.image_size = image_size
+        self.rows = open_rows(manifest, scratch)
+        self.size = size
         self.seed = seed
-        self.epoch = 0
-        self.position = 0
-        self.decode_errors: Counter[str] = Counter()
-        self._threads = threads
-        self._cache: dict[int, Pixels] = {}
-        self._cache_rows = cache_bytes // (3 * image_size * image_size)
-        self._open = functools.lru_cache(maxsize=_OPEN_SHARDS)(_Shard)
-        self._epoch_order = functools.lru_cache(maxsize=1)(self._permutation)
+        self.tokens = Tokens(tokenize)
+        self._root = shards_root
+        self._view = view
+        self._later = later(augmentation or AugmentConfig())
+        self._cache: dict[tuple[int, int], Pixels] = {}
+        self._cache_rows = cache_bytes // (3 * size * size)
+        self.reopen()
 
     def __len__(self) -> int:
-        return int(self.table.num_rows)
+        return len(self.rows)
 
-    def __getitem__(self, row: int) -> tuple[Pixels, str]:
-        """Row `row` as uint8 [S, S, 3] (longest side fitted, padded with white) and its caption.
+    @property
+    def sources(self) -> list[str]:
+        """Names of the sources, by the numbers that batches give."""
+        return self.rows.sources
 
-        Raises ShardError when the shard cannot be read, InputError when no row of the manifest can be decoded.
+    def order(self, epoch: Epoch, batch: int = 1, batch_mix: BatchMix = "mixed") -> Numbers:
+        """The rows in the order of an epoch; their number is that of whole batches where those are of one source."""
+        if batch_mix == "single_source":
+            return single_source_order(self.rows, epoch.seed, epoch.number, batch)
+        return epoch_order(self.rows, epoch.seed, epoch.number)
+
+    def sample(self, position: int, epoch: int = 0) -> tuple[Pixels, Index, int, int]:
+        """Pixels uint8 [S, S, 3], tokens int64 [L], source and row of one position of a mixed epoch."""
+        when, place = Epoch(self.seed, epoch), np.array([position])
+        part = Part.of(self.room(1))
+        self.fill(when, place, self.order(when)[place].astype(np.int64), part)
+        return part.images[0], part.tokens[0], int(part.sources[0]), int(part.rows[0])
+
+    def room(self, count: int, pin: bool = False) -> tuple[torch.Tensor, ...]:
+        """New tensors for a Part of `count` samples, in page-locked memory if `pin`."""
+        shapes = (count, self.size, self.size, 3), (count, self.tokens.length), (count,), (count,)
+        types = torch.uint8, torch.int64, torch.int64, torch.int64
+        return tuple(torch.empty(s, dtype=t, pin_memory=pin) for s, t in zip(shapes, types, strict=True))
+
+    def fill(self, epoch: Epoch, positions: Index, rows: Index, part: Part) -> list[Failure]:
+        """Put the samples at `positions` of an epoch, int64 [N], whose rows are `rows`, into `part`.
+
+        Raises ShardError when a shard cannot be read, InputError when nothing of a source can be decoded.
         """
-        for step in range(len(self)):
-            candidate = (row + step) % len(self)
-            pixels = self._cache.get(candidate)
-            if pixels is None:
-                pixels = self._decode(candidate)
-            if pixels is not None:
-                return pixels, self.table["caption"][candidate].as_py()
-        raise InputError(f"none of the {len(self)} pictures of the manifest can be decoded")
+        failures: list[Failure] = []
+        places = self.rows.take(rows)
+        keys = list(zip(places["file"].tolist(), places["offset"].tolist(), strict=True))
+        wanted = [index for index, key in enumerate(keys) if key not in self._cache]
+        data = dict(zip(wanted, self._reader.read(places[wanted]), strict=True))
+        part.rows[:] = rows
+        for index, position in enumerate(positions.tolist()):
+            if index in data:
+                row, pixels = self._picture(int(rows[index]), data.pop(index), (epoch, position), failures)
+                part.rows[index] = row
+            else:
+                pixels = self._cache[keys[index]]
+            part.images[index] = pixels
+        part.sources[:] = self.rows.take(part.rows)["source"]
+        choice = sample_order(positions.astype(np.uint64), epoch_salt("caption", epoch.seed, epoch.number))
+        part.tokens[:] = self.tokens(self.rows.captions(part.rows, choice))
+        if self._later is not None:
+            _change(part.images, draws(epoch.seed, epoch.number, positions), self._later)
+        return failures
 
-    def order(self, epoch: int, rank: int = 0, ranks: int = 1) -> Index:
-        """Rows in the order of `epoch` for `rank` of `ranks`, int64."""
-        return self._epoch_order(self.seed, epoch)[rank::ranks]
-
-    def batches(
-        self, batch: int, augmentation: AugmentConfig | None = None, rank: int = 0, ranks: int = 1
-    ) -> Iterator[Batch]:
-        """Endless batches from the present state on; `batch` counts the pairs of all ranks together.
-
-        Raises InputError when the manifest holds less than one batch or `ranks` does not divide it.
-        """
-        if len(self) < batch or batch % ranks:
-            raise InputError(
-                f"a batch of {batch} needs as many pairs (there are {len(self)}) and {ranks} equal parts"
-            )
-        config = augmentation or AugmentConfig()
-        with ThreadPoolExecutor(self._threads) as pool:
-            while True:
-                if self.position + batch > len(self):
-                    self.epoch, self.position = self.epoch + 1, 0
-                places = np.arange(self.position + rank, self.position + batch, ranks)
-                rows = self.order(self.epoch)[places]
-                pairs = list(pool.map(self.__getitem__, rows.tolist()))
-                pixels = torch.from_numpy(np.stack([pixels for pixels, _ in pairs]))
-                images = pixels.permute(0, 3, 1, 2).float().div_(255)
-                images = augment(images, draws(self.seed, self.epoch, places), config)
-                self.position += batch
-                yield Batch(images, [caption for _, caption in pairs], rows)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the next batch starts, and what was counted; JSON types only."""
-        counts = dict(sorted(self.decode_errors.items()))
-        return {
-            "rows": len(self),
-            "seed": self.seed,
-            "epoch": self.epoch,
-            "position": self.position,
-            "decode_errors": counts,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken; InputError for the state of a mixture of another size."""
-        if state["rows"] != len(self):
-            raise InputError(f"the state is of a mixture of {state['rows']} pairs, this one has {len(self)}")
-        self.seed, self.epoch, self.position = state["seed"], state["epoch"], state["position"]
-        self.decode_errors = Counter(state["decode_errors"])
+    def reopen(self) -> None:
+        """Forget open files and connections: in a process that was forked they are those of its parent."""
+        self._reader = open_reader(self._root, self.rows.files)
 
     def close(self) -> None:
         """Close the shards' files; the next read opens them again."""
-        self._open.cache_clear()
+        self._reader.close()
 
-    def _permutation(self, seed: int, epoch: int) -> Index:
-        whole: Index = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(len(self))
-        whole.flags.writeable = False  # every batch of the epoch looks at this one array
-        return whole
+    def _picture(self, row: int, data: bytes, draw: tuple[Epoch, int], failures: list[Failure]) -> tuple[int, Pixels]:
+        """The first row from `row` on, of its source, that can be decoded, and its pixels."""
+        tried = 0
+        for candidate in itertools.islice(itertools.chain([row], self.rows.following(row)), _TRIES):
+            if candidate != row:
+                (data,) = self._reader.read(self.rows.take(np.array([candidate])))
+            try:
+                return candidate, self._pixels(candidate, data, draw)
+            except InputError as error:
+                failures.append(Failure(self.rows.uid(candidate), str(error)))
+                tried += 1
+        source = self.sources[int(self.rows.places["source"][row])]
+        raise InputError(
+            f"source {source}: {tried} pictures in a row cannot be decoded; the last: {failures[-1].reason}"
+        )
 
-    def _decode(self, row: int) -> Pixels | None:
-        try:
-            image = decode_rgb(self._read(row), self.image_size)
-        except InputError:
-            self.decode_errors[self.table["uid"][row].as_py()] += 1
-            return None
-        pixels = fit(image, self.image_size)
-        if len(self._cache) < self._cache_rows:
-            self._cache[row] = pixels
+    def _pixels(self, row: int, data: bytes, draw: tuple[Epoch, int]) -> Pixels:
+        epoch, position = draw
+        bits = np.random.Philox(key=[epoch.seed, epoch.number], counter=[0, 0, 0, position])
+        if len(self._cache) >= self._cache_rows:
+            return self._view(data, np.random.Generator(bits))
+        before = _drawn(bits)
+        pixels = self._view(data, np.random.Generator(bits))
+        if _drawn(bits) == before:  # nothing was drawn: the view is one of the bytes alone
+            place = self.rows.places[row]
+            self._cache[int(place["file"]), int(place["offset"])] = pixels
         return pixels
 
-    def _read(self, row: int) -> bytes:
-        source, shard, offset, size = (
-            self.table[name][row].as_py() for name in ("source", "shard", "offset", "size")
-        )
-        path = self.shards_root / source / f"{shard}.tar"
-        try:
-            data = self._open(path).read(offset, size)
-        except OSError as error:
-            raise ShardError(f"{path} cannot be read: {error.strerror}; download the shard again") from error
-        if len(data) != size:
-            raise ShardError(
-                f"{path} ends before byte {offset + size}, which the manifest names; rebuild the mixture"
-            )
-        return data
+
+def _drawn(bits: np.random.Philox) -> tuple[bytes, int, int]:
+    """How far a generator is."""
+    state = bits.state
+    return state["state"]["counter"].tobytes(), state["buffer_pos"], state["has_uint32"]
 
 
-class _Shard:
-    """An open shard; its file is closed once nobody holds the shard, so that no thread reads a closed file."""
+class Fit:
+    """A view without chance: the whole picture, its longest side scaled to `side`, centred on white."""
 
-    def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._descriptor)
+    def __init__(self, side: int) -> None:
+        self.side = side
 
-    def read(self, offset: int, size: int) -> bytes:
-        return os.pread(self._descriptor, size, offset)
+    def __call__(self, data: bytes, generator: np.random.Generator) -> Pixels:
+        """uint8 [side, side, 3]; InputError for bytes that are no whole picture."""
+        return fit(decode_rgb(data, self.side), self.side)
 
 
 def fit(image: Image.Image, side: int) -> Pixels:
@@ -194,17 +223,17 @@ def fit(image: Image.Image, side: int) -> Pixels:
     return np.asarray(canvas)
 
 
-def _read_manifest(path: Path) -> pa.Table:
-    try:
-        table = pq.read_table(path, memory_map=True)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path} cannot be read as a manifest: {error}") from error
-    missing = [name for name in COLUMNS if name not in table.column_names]
-    if missing:
-        raise SchemaError(f"{path} is no manifest: it has no column {', '.join(missing)}")
-    if table.num_rows == 0:
-        raise InputError(f"{path} holds no samples; build the mixture again with wider selections")
-    table = table.select(COLUMNS).combine_chunks()
-    if nulls := [name for name in COLUMNS if table[name].null_count]:
-        raise SchemaError(f"{path} has nulls in {', '.join(nulls)}; build the mixture again")
-    return table
+def later(config: AugmentConfig) -> AugmentConfig | None:
+    """The changes that are made of a finished view; None if there are none. Crop, jitter and grey are the view's."""
+    view = AugmentConfig().model_dump(include={"crop", "crop_ratio", "jitter", "jitter_prob", "grey"})
+    rest = config.model_copy(update=view)
+    return None if rest == AugmentConfig() else rest
+
+
+def _change(images: Pixels, uniform: torch.Tensor, config: AugmentConfig) -> None:
+    """Augment `images` uint8 [N, S, S, 3] in place by the draws `uniform` [N, 16]; values are rounded."""
+    for start in range(0, len(images), _CHUNK):
+        part = torch.from_numpy(images[start : start + _CHUNK])
+        planes = part.permute(0, 3, 1, 2).float().div_(255).contiguous()
+        changed = augment(planes, uniform[start : start + _CHUNK], config)
+        part.copy_(changed.mul_(255).round_().permute(0, 2, 3, 1))

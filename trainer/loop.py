@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import math
@@ -15,8 +14,10 @@ import torch
 from open_clip.loss import ClipLoss
 
 from filters.errors import HeadwaterError, InputError
+from trainer.batch import Batch
 from trainer.config import TrainConfig
-from trainer.dataset import Batch, MixtureDataset
+from trainer.dataset import Fit, MixtureDataset
+from trainer.loader import Loader
 from trainer.model import CONFIG_NAME, WEIGHTS_NAME, ClipModel, new_model, read_config, save_model, write_atomically
 
 RECORD_NAME = "train.json"
@@ -120,7 +121,9 @@ def _identity(manifest: Path, config: TrainConfig) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{manifest} cannot be read as a manifest: {error.strerror}") from error
     record: dict[str, Any] = {
-        "config": config.model_dump(exclude={"model"}),  # its content counts, not the place where it lies
+        "config": config.model_dump(
+            mode="json", exclude={"model"}
+        ),  # its content counts, not its place
         "architecture": read_config(Path(config.model)),
         "manifest_sha256": digest,
     }
@@ -129,15 +132,12 @@ def _identity(manifest: Path, config: TrainConfig) -> dict[str, Any]:
 
 
 class _Step:
-    """Model, optimiser and tokenizer of one run; calling it makes one step and gives the loss."""
+    """Model and optimiser of one run; calling it makes one step and gives the loss."""
 
     def __init__(self, model: ClipModel, config: TrainConfig) -> None:
         # convolutions on the CPU are about 1.6 times as fast with channels last
         self.model = model.train().to(memory_format=torch.channels_last)
         self.config = config
-        tokenizer = open_clip.get_tokenizer(f"local-dir:{config.model}")
-        # a caption comes back in every epoch, and tokenising it again would take a tenth of the step
-        self.tokens = functools.lru_cache(maxsize=1 << 16)(lambda caption: tokenizer([caption])[0])
         self.optimizer = torch.optim.AdamW(
             parameter_groups(model, config.wd), lr=config.lr, betas=(0.9, config.beta2), eps=1e-6, fused=True
         )
@@ -147,9 +147,9 @@ class _Step:
         self.std = torch.tensor(preprocess["std"]).view(1, 3, 1, 1)
 
     def __call__(self, batch: Batch, lr: float) -> float:
-        images = ((batch.images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        tokens = torch.stack([self.tokens(caption) for caption in batch.captions])
-        image_features, text_features, scale = self.model(images, tokens)
+        images = (batch.images.float().div_(255) - self.mean) / self.std
+        images = images.contiguous(memory_format=torch.channels_last)
+        image_features, text_features, scale = self.model(images, batch.tokens)
         loss = self.loss(image_features, text_features, scale)
         self.optimizer.zero_grad()
         loss.backward()
@@ -167,24 +167,28 @@ def _run(manifest: Path, shards_root: Path, out: Path, config: TrainConfig) -> t
     model = new_model(Path(config.model), config.seed)
     steps = max(1, config.samples_seen // config.batch)
     side = model.visual.preprocess_cfg["size"]
+    side = side if isinstance(side, int) else side[0]
     dataset = MixtureDataset(
         manifest,
         shards_root,
-        image_size=side if isinstance(side, int) else side[0],
+        view=Fit(side),
+        tokenize=open_clip.get_tokenizer(f"local-dir:{config.model}"),
+        size=side,
         seed=config.seed,
+        augmentation=config.augment,
         cache_bytes=config.cache_mb << 20,
-        threads=config.threads,
     )
-    batches = dataset.batches(config.batch, config.augment)
-    try:
-        with (out / METRICS_NAME).open("w", encoding="utf-8") as metrics:
-            loss = run_steps(model, batches, steps, config, metrics)
-    finally:
-        dataset.close()
+    with (
+        Loader(
+            dataset, config.batch, workers=config.workers, threads=config.threads, batch_mix=config.batch_mix
+        ) as loader,
+        (out / METRICS_NAME).open("w", encoding="utf-8") as metrics,
+    ):
+        loss = run_steps(model, loader, steps, config, metrics)
     return model, {
         "steps": steps,
         "samples_seen": steps * config.batch,
         "pairs": len(dataset),
-        "decode_errors": sum(dataset.decode_errors.values()),
+        "decode_errors": loader.decode_errors.total(),
         "final_loss": round(loss, 6),
     }

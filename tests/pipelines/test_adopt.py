@@ -7,7 +7,6 @@ import json
 import pickle
 import shutil
 import tarfile
-from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from filters.pixels import decode, phash, pixel_hash
 from pipelines import adopt, build_mix, dedupe, index, score
@@ -30,7 +30,7 @@ from pipelines.store.shards import read_images
 from tests.pipelines import adoptable
 from tests.pipelines.adoptable import contents, image, resharded, rows_of, settings, study, uid
 from tests.pipelines.chain import picture_server
-from trainer.dataset import MixtureDataset
+from trainer.dataset import Fit, MixtureDataset
 
 LISTED = 23
 GONE, BROKEN, OPTED_OUT, SILENT = 3, 4, 5, 22  # SILENT has no caption
@@ -159,7 +159,7 @@ def test_offsets_lead_to_the_tars_own_bytes(root: Root, others: Path, source: st
             assert (row["height"], row["width"]) == pixels.shape[:2]
 
 
-def test_every_later_stage_takes_them_through_to_a_mixture(root: Root, others: Path) -> None:
+def test_every_later_stage_takes_them_through_to_a_mixture(root: Root, others: Path, tmp_path: Path) -> None:
     successes = {source: sum(r["status"] == "success" for r in rows_of(root, source)) for source in SOURCES}
     assert successes == {"img2dataset": LISTED - 4, "resharded": 5, "study": 12}
     with connect(root) as con:
@@ -171,15 +171,25 @@ def test_every_later_stage_takes_them_through_to_a_mixture(root: Root, others: P
     config = {"root": root.url, "name": "all", "total": 30, "sources": [{"source": s} for s in SOURCES]}
     mix = build_mix.MixJobConfig.model_validate({**config, "on_shortage": "truncate", "exclude_duplicates": False})
     build_mix.run(mix)
-    dataset = MixtureDataset(root.local("mixes", "all", "manifest.parquet"), root.local("shards"), image_size=32)
+    dataset = MixtureDataset(
+        root.local("mixes", "all", "manifest.parquet"),
+        root.local("shards"),
+        view=Fit(32),
+        tokenize=lambda captions: torch.zeros(len(captions), 1, dtype=torch.int64),
+        size=32,
+        scratch=tmp_path,
+    )
     rows = {row["uid"]: row for source in SOURCES for row in rows_of(root, source)}
-    counts = Counter(dataset.table["source"].to_pylist())
-    assert counts == {"img2dataset": 10, "resharded": 5, "study": 10}
-    for place in range(len(dataset)):
-        pixels, caption = dataset[place]
-        assert pixels.shape == (32, 32, 3)
-        assert caption == rows[dataset.table["uid"][place].as_py()]["caption"]
-    assert not dataset.decode_errors
+    assert dict(zip(dataset.sources, dataset.rows.counts.tolist(), strict=True)) == {
+        "img2dataset": 10,
+        "resharded": 5,
+        "study": 10,
+    }
+    seen = [dataset.sample(position)[-1] for position in range(len(dataset))]
+    assert sorted(seen) == list(range(25))  # each can be decoded: none was replaced by another
+    for row in seen:
+        (caption,) = dataset.rows.captions(np.array([row]), np.zeros(1, np.uint64))
+        assert caption == rows[dataset.rows.uid(row)]["caption"]
     dataset.close()
 
 

@@ -12,11 +12,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image, ImageDraw
+
+from trainer.batch import Pixels
+from trainer.config import AugmentConfig
+from trainer.dataset import Fit, MixtureDataset, View
 
 COLOURS = ("red", "green", "blue", "orange", "purple", "black")
 SHAPES = ("square", "circle")
 BROKEN_ROW = 5
+AUGMENT = AugmentConfig(
+    zoom=0.2, shift=0.1, rotate=20, stretch=0.2, flip=0.5, tint=0.3, contrast=0.3, permute=0.2, erase=0.3
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,48 @@ def write_mix(folder: Path, images: list[bytes], captions: list[str]) -> TinyMix
     manifest = folder / "manifest.parquet"
     pq.write_table(pa.Table.from_pylist(rows), manifest)
     return TinyMix(manifest, folder / "shards", images, captions)
+
+
+def letters(captions: list[str]) -> torch.Tensor:
+    """A tokenizer for tests: the letters of each caption, int64 [N, 24]; `text_of` reads them again."""
+    return torch.tensor([list(caption.encode().ljust(24, b"\0")[:24]) for caption in captions])
+
+
+def text_of(tokens: torch.Tensor) -> list[str]:
+    """The captions that `letters` made tokens of."""
+    return [bytes(row).rstrip(b"\0").decode() for row in tokens.tolist()]
+
+
+class Shifted:
+    """A view with chance: the fitted picture, rolled by a random number of columns."""
+
+    def __init__(self, side: int) -> None:
+        self.fit = Fit(side)
+
+    def __call__(self, data: bytes, generator: np.random.Generator) -> Pixels:
+        return np.roll(self.fit(data, generator), int(generator.integers(self.fit.side)), axis=1)
+
+
+def dataset_of(
+    mix: TinyMix,
+    *,
+    view: View | None = None,
+    seed: int = 0,
+    augmentation: AugmentConfig | None = None,
+    cache_bytes: int = 0,
+) -> MixtureDataset:
+    """The mixture as 32 px samples, its files beside the manifest."""
+    return MixtureDataset(
+        mix.manifest,
+        mix.shards_root,
+        view=view or Fit(32),
+        tokenize=letters,
+        size=32,
+        seed=seed,
+        augmentation=augmentation,
+        cache_bytes=cache_bytes,
+        scratch=mix.manifest.parent / "scratch",
+    )
 
 
 @pytest.fixture(scope="session")
