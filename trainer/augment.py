@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from trainer.chance import Chance
 from trainer.config import AugmentConfig
 
 _DRAWS = 16  # random numbers a sample; unused ones leave room so that a new change moves no old draw
@@ -20,10 +21,8 @@ def draws(seed: int, epoch: int, positions: npt.NDArray[np.int64]) -> torch.Tens
 
     They are others than those of the generator that a view has for the same position.
     """
-    rows = [
-        np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, 1, int(position)])).random(_DRAWS)
-        for position in positions
-    ]
+    chance = Chance(seed, epoch, stream=1)
+    rows = [chance.at(position).random(_DRAWS) for position in positions.tolist()]
     return torch.from_numpy(np.asarray(rows, dtype=np.float32).reshape(-1, _DRAWS))
 
 

@@ -13,17 +13,21 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from filters.errors import InputError
+from filters.errors import ConfigError, InputError
 from filters.sampling import sample_order
 from trainer.augment import augment, draws
 from trainer.batch import Index, Pixels
 from trainer.captions import Tokenize, Tokens
+from trainer.chance import Chance
 from trainer.config import AugmentConfig
+from trainer.hashes import open_hashes
 from trainer.images import decode_rgb
-from trainer.order import BatchMix, epoch_order, epoch_salt, single_source_order
+from trainer.order import BatchMix, epoch_order, epoch_salt, file_order, single_source_order
 from trainer.reader import open_reader
-from trainer.rows import open_rows
+from trainer.rooms import Rooms, Shape
+from trainer.rows import Places, open_rows
 from trainer.sorting import Numbers
+from trainer.tars import open_tars
 
 View = Callable[[bytes, np.random.Generator], Pixels]
 _TRIES = 1000  # pictures in a row that cannot be decoded, after which a source is given up
@@ -76,10 +80,14 @@ class MixtureDataset:
     """Pictures and captions of a manifest, read by offset from `<shards_root>/<source>/<shard>.tar`.
 
     A sample is a function of (manifest, seed, epoch, position): the row that `order` has there, `view` of its bytes
-    with the generator Philox(key=[seed, epoch], counter=[0, 0, 0, position]), then those changes of `augmentation`
+    with the generator of the position (see Chance), then those changes of `augmentation`
     that are made of a finished view. Of several captions one is drawn by (seed, epoch, position).
 
-    A picture that cannot be decoded is replaced by the next row of its source in the manifest, from the end on to
+    With `tars`, `shards_root` is the folder of the tars that `headwater materialize` made of the manifest. They are
+    read one after the other in an order drawn for each epoch, each from its beginning; all else is the same.
+
+    `check_hashes` compares the bytes with what is recorded of them (see Hashes). A picture that is not what it should
+    be, or cannot be decoded, is replaced by the next row of its source in the manifest, from the end on to
     its beginning, and told of as a Failure. Up to `cache_bytes` of views that drew no random number are kept.
     """
 
@@ -94,9 +102,15 @@ class MixtureDataset:
         seed: int = 0,
         augmentation: AugmentConfig | None = None,
         cache_bytes: int = 0,
+        check_hashes: bool = False,
+        tars: bool = False,
         scratch: Path | None = None,
     ) -> None:
-        self.rows = open_rows(manifest, scratch)
+        if tars and check_hashes:
+            raise ConfigError("check_hashes: there are no hashes of materialised tars; check the shards instead")
+        self.rows = open_tars(manifest, scratch) if tars else open_rows(manifest, scratch)
+        self.hashes = open_hashes(self.rows, shards_root) if check_hashes else None
+        self.is_sequential = tars
         self.size = size
         self.seed = seed
         self.tokens = Tokens(tokenize)
@@ -117,6 +131,10 @@ class MixtureDataset:
 
     def order(self, epoch: Epoch, batch: int = 1, batch_mix: BatchMix = "mixed") -> Numbers:
         """The rows in the order of an epoch; their number is that of whole batches where those are of one source."""
+        if self.is_sequential and batch_mix == "single_source":
+            raise ConfigError("batch_mix: batches of one source cannot be read from tars one after the other")
+        if self.is_sequential:
+            return file_order(self.rows, epoch.seed, epoch.number)
         if batch_mix == "single_source":
             return single_source_order(self.rows, epoch.seed, epoch.number, batch)
         return epoch_order(self.rows, epoch.seed, epoch.number)
@@ -124,15 +142,14 @@ class MixtureDataset:
     def sample(self, position: int, epoch: int = 0) -> tuple[Pixels, Index, int, int]:
         """Pixels uint8 [S, S, 3], tokens int64 [L], source and row of one position of a mixed epoch."""
         when, place = Epoch(self.seed, epoch), np.array([position])
-        part = Part.of(self.room(1))
+        part = Part.of(Rooms(self.shapes(1), pin=False).take())
         self.fill(when, place, self.order(when)[place].astype(np.int64), part)
         return part.images[0], part.tokens[0], int(part.sources[0]), int(part.rows[0])
 
-    def room(self, count: int, pin: bool = False) -> tuple[torch.Tensor, ...]:
-        """New tensors for a Part of `count` samples, in page-locked memory if `pin`."""
-        shapes = (count, self.size, self.size, 3), (count, self.tokens.length), (count,), (count,)
-        types = torch.uint8, torch.int64, torch.int64, torch.int64
-        return tuple(torch.empty(s, dtype=t, pin_memory=pin) for s, t in zip(shapes, types, strict=True))
+    def shapes(self, count: int) -> list[Shape]:
+        """Shapes and types of tensors for a Part of `count` samples."""
+        images = (count, self.size, self.size, 3), torch.uint8
+        return [images, *((shape, torch.int64) for shape in ((count, self.tokens.length), (count,), (count,)))]
 
     def fill(self, epoch: Epoch, positions: Index, rows: Index, part: Part) -> list[Failure]:
         """Put the samples at `positions` of an epoch, int64 [N], whose rows are `rows`, into `part`.
@@ -143,11 +160,12 @@ class MixtureDataset:
         places = self.rows.take(rows)
         keys = list(zip(places["file"].tolist(), places["offset"].tolist(), strict=True))
         wanted = [index for index, key in enumerate(keys) if key not in self._cache]
-        data = dict(zip(wanted, self._reader.read(places[wanted]), strict=True))
+        data = dict(zip(wanted, self._read(places[wanted]), strict=True))
+        chance = Chance(epoch.seed, epoch.number)
         part.rows[:] = rows
         for index, position in enumerate(positions.tolist()):
             if index in data:
-                row, pixels = self._picture(int(rows[index]), data.pop(index), (epoch, position), failures)
+                row, pixels = self._picture(int(rows[index]), data.pop(index), chance, position, failures)
                 part.rows[index] = row
             else:
                 pixels = self._cache[keys[index]]
@@ -161,45 +179,38 @@ class MixtureDataset:
 
     def reopen(self) -> None:
         """Forget open files and connections: in a process that was forked they are those of its parent."""
-        self._reader = open_reader(self._root, self.rows.files)
+        self._reader = open_reader(self._root, self.rows.files, sequential=self.is_sequential)
 
     def close(self) -> None:
         """Close the shards' files; the next read opens them again."""
         self._reader.close()
 
-    def _picture(self, row: int, data: bytes, draw: tuple[Epoch, int], failures: list[Failure]) -> tuple[int, Pixels]:
+    def _read(self, places: Places) -> list[bytes]:
+        return self._reader.read(self.hashes.with_header(places) if self.hashes else places)
+
+    def _picture(
+        self, row: int, data: bytes, chance: Chance, position: int, failures: list[Failure]
+    ) -> tuple[int, Pixels]:
         """The first row from `row` on, of its source, that can be decoded, and its pixels."""
         tried = 0
         for candidate in itertools.islice(itertools.chain([row], self.rows.following(row)), _TRIES):
             if candidate != row:
-                (data,) = self._reader.read(self.rows.take(np.array([candidate])))
+                (data,) = self._read(self.rows.take(np.array([candidate])))
             try:
-                return candidate, self._pixels(candidate, data, draw)
+                picture = self.hashes.check(candidate, data) if self.hashes else data
+                pixels = self._view(picture, chance.at(position))
             except InputError as error:
                 failures.append(Failure(self.rows.uid(candidate), str(error)))
                 tried += 1
+                continue
+            if len(self._cache) < self._cache_rows and chance.is_untouched:  # the view is one of the bytes alone
+                place = self.rows.places[candidate]
+                self._cache[int(place["file"]), int(place["offset"])] = pixels
+            return candidate, pixels
         source = self.sources[int(self.rows.places["source"][row])]
         raise InputError(
             f"source {source}: {tried} pictures in a row cannot be decoded; the last: {failures[-1].reason}"
         )
-
-    def _pixels(self, row: int, data: bytes, draw: tuple[Epoch, int]) -> Pixels:
-        epoch, position = draw
-        bits = np.random.Philox(key=[epoch.seed, epoch.number], counter=[0, 0, 0, position])
-        if len(self._cache) >= self._cache_rows:
-            return self._view(data, np.random.Generator(bits))
-        before = _drawn(bits)
-        pixels = self._view(data, np.random.Generator(bits))
-        if _drawn(bits) == before:  # nothing was drawn: the view is one of the bytes alone
-            place = self.rows.places[row]
-            self._cache[int(place["file"]), int(place["offset"])] = pixels
-        return pixels
-
-
-def _drawn(bits: np.random.Philox) -> tuple[bytes, int, int]:
-    """How far a generator is."""
-    state = bits.state
-    return state["state"]["counter"].tobytes(), state["buffer_pos"], state["has_uint32"]
 
 
 class Fit:

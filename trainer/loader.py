@@ -5,18 +5,20 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+import torch
 
 from filters.errors import InputError
-from trainer.batch import Batch
+from trainer.batch import Batch, Index
 from trainer.dataset import Epoch, Failure, MixtureDataset, Part
 from trainer.order import BatchMix
+from trainer.rooms import Rooms
 from trainer.sorting import Numbers
 from trainer.workers import Unit, Workers
 
@@ -28,8 +30,8 @@ class Loader:
     """Batches of `batch` pairs of all processes together, from the present state on, without an end.
 
     The batch at position p of an epoch is the samples at positions p to p + batch; process `rank` of `ranks` gets
-    every `ranks`-th of them from its own on. The last positions of an epoch that fill no batch are left out of it;
-    with `single_source`, those of each source.
+    every `ranks`-th of them from its own on, or the `rank`-th run of them where they lie in materialised tars. The
+    last positions of an epoch that fill no batch are left out of it; with `single_source`, those of each source.
 
     `workers` processes read and decode ahead; without, `threads` of this process do, when a batch is asked for.
     `unit` is how many samples a worker fills in one go. Held are, beside the batch that was given last, one batch
@@ -174,22 +176,29 @@ class _Plan:
         pieces = -(-self.share // size)
         while True:
             now, position = self.start(seed, epoch, position)
-            positions = np.arange(position + self.rank, position + self.batch, self.ranks)
+            positions = position + self._mine()
             rows = self.order(now)[positions].astype(np.int64)
             for piece in zip(np.array_split(positions, pieces), np.array_split(rows, pieces), strict=True):
                 yield Unit(now, *piece)
             epoch, position = now.number, position + self.batch
+
+    def _mine(self) -> Index:
+        """This process's positions in a batch: every `ranks`-th, or of tars a run, so that it reads one range."""
+        if self.dataset.is_sequential:
+            return np.arange(self.rank * self.share, (self.rank + 1) * self.share)
+        return np.arange(self.rank, self.batch, self.ranks)
 
 
 class _AtOnce:
     """Batches that threads of this process make when they are asked for."""
 
     def __init__(self, plan: _Plan, units: Iterator[Unit], threads: int, pin: bool) -> None:
-        self._plan, self._units, self._pin = plan, units, pin
+        self._plan, self._units = plan, units
+        self._rooms = Rooms(plan.dataset.shapes(plan.share), pin)
         self._pool = ThreadPoolExecutor(threads)
 
     def next(self) -> _Result:
-        room = self._plan.dataset.room(self._plan.share, self._pin)
+        room = self._rooms.take()
         part, filled, jobs = Part.of(room), 0, []
         while filled < self._plan.share:
             unit = next(self._units)
@@ -206,7 +215,8 @@ class _Ahead:
     """Batches that workers make ahead; one is put together by a thread while the one before is used."""
 
     def __init__(self, plan: _Plan, units: Iterator[Unit], workers: int, size: int, pin: bool) -> None:
-        self._plan, self._units, self._pin = plan, units, pin
+        self._plan, self._units = plan, units
+        self._rooms = Rooms(plan.dataset.shapes(plan.share), pin)
         slots = -(-plan.share // size) + 2 * workers + 1
         self._workers = Workers(plan.dataset, workers, slots, size)
         self._thread = ThreadPoolExecutor(1)
@@ -222,7 +232,7 @@ class _Ahead:
         self._thread.shutdown()
 
     def _assemble(self) -> _Result:
-        room = self._plan.dataset.room(self._plan.share, self._pin)
+        room = self._rooms.take()
         part, filled, failures = Part.of(room), 0, []
         while filled < self._plan.share:
             while self._workers.free:
@@ -236,6 +246,6 @@ class _Ahead:
         return _batch(room), failures
 
 
-def _batch(room: tuple[Any, ...]) -> Batch:
+def _batch(room: Sequence[torch.Tensor]) -> Batch:
     images, tokens, sources, rows = room
     return Batch(images.permute(0, 3, 1, 2), tokens, sources, rows.numpy())

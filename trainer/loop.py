@@ -121,9 +121,7 @@ def _identity(manifest: Path, config: TrainConfig) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{manifest} cannot be read as a manifest: {error.strerror}") from error
     record: dict[str, Any] = {
-        "config": config.model_dump(
-            mode="json", exclude={"model"}
-        ),  # its content counts, not its place
+        "config": config.model_dump(mode="json", exclude={"model"}),  # its content counts, not its place
         "architecture": read_config(Path(config.model)),
         "manifest_sha256": digest,
     }

@@ -6,7 +6,8 @@ import functools
 import os
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,51 +37,18 @@ class Reader(Protocol):
         """Close files and connections; the next read opens them again."""
 
 
-def open_reader(root: str | Path, files: Sequence[str]) -> Reader:
-    """A reader of `files` below `root`, a folder or a URL; ConfigError for a URL of no known kind."""
+def open_reader(root: str | Path, files: Sequence[str], *, sequential: bool = False) -> Reader:
+    """A reader of `files` below `root`, a folder or a URL; ConfigError for a URL of no known kind.
+
+    `sequential` says that pictures are asked for in the order in which they lie: local ones are read in ranges too.
+    """
     try:
         system, path = fsspec.core.url_to_fs(str(root))
     except (ValueError, ImportError) as error:
         raise ConfigError(f"shards at {root}: {error}") from error
     if isinstance(system, LocalFileSystem):
-        return LocalReader(Path(path), files)
+        return LocalReader(path, files, sequential=sequential)
     return RemoteReader(system, str(path), files)
-
-
-class LocalReader:
-    """Reads by offset; few files are open at a time."""
-
-    def __init__(self, root: Path, files: Sequence[str]) -> None:
-        self._root, self._files = root, files
-        self._open = functools.lru_cache(maxsize=_OPEN_SHARDS)(_Shard)
-
-    def read(self, places: Places) -> list[bytes]:
-        columns = (places[name].tolist() for name in ("file", "offset", "size"))
-        return [self._read(*place) for place in zip(*columns, strict=True)]
-
-    def close(self) -> None:
-        self._open.cache_clear()
-
-    def _read(self, file: int, offset: int, size: int) -> bytes:
-        path = self._root / self._files[file]
-        try:
-            data = self._open(path).read(offset, size)
-        except OSError as error:
-            raise ShardError(f"{path} cannot be read: {error.strerror}; download the shard again") from error
-        if len(data) != size:
-            raise _cut(path, offset + size)
-        return data
-
-
-class _Shard:
-    """An open shard; its file is closed once nobody holds the shard, so that no thread reads a closed file."""
-
-    def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._descriptor)
-
-    def read(self, offset: int, size: int) -> bytes:
-        return os.pread(self._descriptor, size, offset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +82,60 @@ def coalesce(places: Places, gap: int = _GAP, longest: int = _RANGE) -> Iterator
         yield current
 
 
+def _in_ranges(
+    places: Places, fetch: Callable[[Range], bytes], over: Callable[..., Iterable[None]] = map
+) -> list[bytes]:
+    """The bytes at `places` out of coalesced ranges; of a range no more is kept than its pictures."""
+    found = [b""] * len(places)
+
+    def cut(part: Range) -> None:
+        data = memoryview(fetch(part))
+        for member in part.members:
+            start = int(places["offset"][member]) - part.start
+            found[member] = bytes(data[start : start + int(places["size"][member])])
+
+    deque(over(cut, coalesce(places)), maxlen=0)
+    return found
+
+
+class LocalReader:
+    """Reads by offset, or in long ranges if `sequential`; few files are open at a time."""
+
+    def __init__(self, root: str, files: Sequence[str], *, sequential: bool = False) -> None:
+        self._root, self._files, self._sequential = root.rstrip("/"), files, sequential
+        self._open = functools.lru_cache(maxsize=_OPEN_SHARDS)(_Shard)
+
+    def read(self, places: Places) -> list[bytes]:
+        if self._sequential:
+            return _in_ranges(places, lambda part: self._read(part.file, part.start, part.stop - part.start))
+        columns = (places[name].tolist() for name in ("file", "offset", "size"))
+        return [self._read(*place) for place in zip(*columns, strict=True)]
+
+    def close(self) -> None:
+        self._open.cache_clear()
+
+    def _read(self, file: int, offset: int, size: int) -> bytes:
+        path = f"{self._root}/{self._files[file]}"
+        try:
+            data = self._open(path).read(offset, size)
+        except OSError as error:
+            raise ShardError(f"{path} cannot be read: {error.strerror}; download the shard again") from error
+        if len(data) != size:
+            raise _cut(path, offset + size)
+        return data
+
+
+class _Shard:
+    """An open shard; its file is closed once nobody holds the shard, so that no thread reads a closed file."""
+
+    def __init__(self, path: str) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def read(self, offset: int, size: int) -> bytes:
+        return os.pread(self._descriptor, size, offset)
+
+
 class RemoteReader:
     """Reads coalesced ranges, 16 at a time, each tried four times.
 
@@ -125,16 +147,7 @@ class RemoteReader:
         self._pool = ThreadPoolExecutor(_PARALLEL)
 
     def read(self, places: Places) -> list[bytes]:
-        found = [b""] * len(places)
-
-        def fetch(part: Range) -> None:
-            data = memoryview(self._fetch(part))
-            for member in part.members:
-                start = int(places["offset"][member]) - part.start
-                found[member] = bytes(data[start : start + int(places["size"][member])])
-
-        list(self._pool.map(fetch, coalesce(places)))
-        return found
+        return _in_ranges(places, self._fetch, self._pool.map)
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
@@ -159,5 +172,5 @@ class RemoteReader:
         return bytes(data)
 
 
-def _cut(path: str | Path, end: int) -> ShardError:
+def _cut(path: str, end: int) -> ShardError:
     return ShardError(f"{path} ends before byte {end}, which the manifest names; rebuild the mixture")

@@ -20,7 +20,7 @@ from filters.errors import InputError, SchemaError
 from filters.sampling import sample_order
 from trainer.batch import Index
 from trainer.scratch import made, scratch_folder
-from trainer.sorting import chunks, new_map, read_map, row_type, write_sorted
+from trainer.sorting import new_map, read_map, row_type, runs, write_sorted
 
 COLUMNS = ("uid", "source", "shard", "offset", "size", "caption", "repeat")
 # Where a picture lies: `size` bytes from `offset` of file number `file`. A record, so that a row is on one page.
@@ -114,7 +114,7 @@ def open_rows(manifest: Path, scratch: Path | None = None) -> Rows:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{manifest} cannot be read as a manifest: {error.strerror}") from error
-    return stored_rows(scratch_folder(scratch, digest), digest, functools.partial(_read_manifest, manifest))
+    return stored_rows(scratch_folder(scratch, digest), digest, functools.partial(read_manifest, manifest))
 
 
 def stored_rows(folder: Path, digest: str, read: Any) -> Rows:
@@ -132,7 +132,8 @@ def _ranges(ends: Index | None, items: Index) -> tuple[Index, Index]:
     return np.where(items > 0, ends[items - 1], 0), ends[items]
 
 
-def _read_manifest(path: Path) -> Iterator[pa.Table]:
+def read_manifest(path: Path) -> Iterator[pa.Table]:
+    """A manifest's columns and `file`, the tar of each row, in tables of 65,536 rows; raises as `open_rows` does."""
     try:
         file = pq.ParquetFile(path, memory_map=True)
         missing = [name for name in COLUMNS if name not in file.schema_arrow.names]
@@ -283,21 +284,11 @@ def _write_uses(folder: Path, count: int) -> None:
     low = read_map(folder / "uid", _UID)["lo"]
     aside = folder / "by_uid"
     write_sorted(aside, count, lambda start, stop: sample_order(low[start:stop], 0))
-    order = read_map(aside, row_type(count))
     use = new_map(folder / "use", _USE, count)
-    start, step = 0, next(chunks(count))[1]
-    while start < count:
-        rows = order[start : start + step]
-        firsts = np.flatnonzero(np.diff(low[rows], prepend=~low[rows[:1]]))
-        if start + step < count:
-            if len(firsts) == 1:  # so many rows of one uid that they fill a chunk
-                step *= 2
-                continue
-            rows, firsts = rows[: firsts[-1]], firsts[:-1]  # the last uid may go on
+    for rows, firsts in runs(read_map(aside, row_type(count)), lambda rows: low[rows]):
         uses = np.diff(np.append(firsts, len(rows)))
         found = np.empty(len(rows), _USE)
         found["turn"] = np.arange(len(rows)) - np.repeat(firsts, uses)
         found["uses"] = np.repeat(uses, uses)
         use[rows] = found
-        start += len(rows)
     aside.unlink()

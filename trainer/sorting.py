@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trainer.batch import Index
 from trainer.scratch import allocate
 
 CHUNK = 1 << 19  # rows that are looked at in one go; about 60 bytes of memory each
@@ -49,6 +50,25 @@ def write_sorted(path: Path, count: int, keys: Keys) -> None:
             numbers[bucket] = numbers[bucket][_argsort(waiting[bucket])]
     finally:
         aside.unlink(missing_ok=True)
+
+
+def runs(order: Numbers, values: Callable[[Numbers], npt.NDArray[Any]]) -> Iterator[tuple[Numbers, Index]]:
+    """The rows in sorted order, chunk by chunk, and where in a chunk each run of equal `values(rows)` begins.
+
+    No run is in two chunks: one is as long as it must be.
+    """
+    start, step = 0, CHUNK
+    while start < len(order):
+        rows = order[start : start + step]
+        found = values(rows)
+        firsts = np.concatenate([[0], np.flatnonzero(found[1:] != found[:-1]) + 1])
+        if start + step < len(order):
+            if len(firsts) == 1:
+                step *= 2
+                continue
+            rows, firsts = rows[: firsts[-1]], firsts[:-1]  # the last run may go on
+        yield rows, firsts
+        start += len(rows)
 
 
 def new_map(path: Path, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:

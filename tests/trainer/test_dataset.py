@@ -27,6 +27,7 @@ from trainer.captions import Tokens
 from trainer.config import AugmentConfig
 from trainer.dataset import Epoch, Failure, MixtureDataset, Part, fit, later
 from trainer.images import decode_rgb
+from trainer.rooms import Rooms
 
 FIRST = Epoch(0, 0)
 
@@ -35,7 +36,7 @@ def fill(
     data: MixtureDataset, rows: list[int], epoch: Epoch = FIRST, positions: Index | None = None
 ) -> tuple[Part, list[Failure]]:
     """The samples of `rows` at positions 0, 1, ... or those given."""
-    part = Part.of(data.room(len(rows)))
+    part = Part.of(Rooms(data.shapes(len(rows)), pin=False).take())
     places = np.arange(len(rows)) if positions is None else positions
     failures = data.fill(epoch, places, np.array(rows), part)
     return part, failures

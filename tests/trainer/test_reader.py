@@ -50,7 +50,7 @@ def test_few_shards_stay_open_and_closing_is_no_end(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("trainer.reader._OPEN_SHARDS", 2)
     for number in range(30):
         (tmp_path / f"{number}.tar").write_bytes(b"%05d" % number)
-    reader = LocalReader(tmp_path, [f"{number}.tar" for number in range(30)])
+    reader = LocalReader(str(tmp_path), [f"{number}.tar" for number in range(30)])
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(reader.read, [places_of((i, 1, 4), (29 - i, 0, 5)) for i in range(30)]))
     assert found == [[b"%04d" % i, b"%05d" % (29 - i)] for i in range(30)]
