@@ -17,13 +17,11 @@ from tests.trainer.conftest import (
     Shifted,
     TinyMix,
     dataset_of,
-    letters,
     text_of,
     write_mix,
 )
 from trainer.augment import augment, draws
 from trainer.batch import Index
-from trainer.captions import Tokens
 from trainer.config import AugmentConfig
 from trainer.dataset import Epoch, Failure, MixtureDataset, Part, fit, later
 from trainer.images import decode_rgb
@@ -140,31 +138,6 @@ def test_of_several_captions_each_comes_by_turns(mix: TinyMix, tmp_path: Path) -
     assert seen == [set(of_row) for of_row in texts]
     again, _ = fill(data, [5], Epoch(0, 15), np.array([5]))
     assert captions_of(again) == [captions_of(part)[5]]
-
-
-def test_what_is_remembered_of_captions_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Tokenizer:
-        """As open_clip's: every new word is remembered."""
-
-        def __init__(self) -> None:
-            self.cache = {"<start>": "<start>"}
-            self.asked: list[str] = []
-
-        def __call__(self, captions: list[str]) -> torch.Tensor:
-            self.asked += captions
-            self.cache.update({caption: caption for caption in captions})
-            return letters(captions)
-
-    monkeypatch.setattr("trainer.captions._WORDS", 5)
-    tokenizer = Tokenizer()
-    tokens = Tokens(tokenizer)
-    assert tokens.length == 24
-    texts = [str(i) for i in range(20)]
-    for _ in range(2):
-        np.testing.assert_array_equal(tokens(texts), letters(texts))
-    assert tokens(texts).dtype == np.int64
-    assert tokenizer.asked == ["", *texts]
-    assert len(tokenizer.cache) <= 7 and "<start>" in tokenizer.cache
 
 
 def test_which_changes_come_after_the_view() -> None:
