@@ -29,9 +29,9 @@ def draws(seed: int, epoch: int, positions: npt.NDArray[np.int64]) -> torch.Tens
 def augment(images: torch.Tensor, uniform: torch.Tensor, config: AugmentConfig) -> torch.Tensor:
     """Change `images`, float32 [N, 3, S, S] in 0..1, by the draws `uniform` [N, 16].
 
-    `config` is `TrainView.after`: crop and jitter are not made here, and grey and mirror images only of pictures
-    without a crop. What comes in from outside is white, the ground that the view pads pictures with. A picture's
-    changes are the same to the last bit in a batch of any size.
+    What comes in from outside is white, the ground that the view pads pictures with. A picture's changes are the
+    same to the last bit in a batch of any size. For training, `config` is `TrainView.after`, without the changes that
+    the view has made.
     """
     if config == AugmentConfig():
         return images

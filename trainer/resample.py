@@ -16,6 +16,9 @@ from PIL import Image
 
 from trainer.batch import Pixels
 
+# One picture a thread: OpenCV's own would only fight over the cores. And a process that is forked while OpenCV has
+# threads, as a loader's workers are, waits for ever once it sets their number.
+cv2.setNumThreads(1)
 Interpolation = Literal["bicubic", "bilinear"]
 _TORCHS = {
     "bicubic": torch.ops.aten._upsample_bicubic2d_aa.out,

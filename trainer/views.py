@@ -7,6 +7,7 @@ from functools import partial
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from trainer.batch import Pixels
@@ -16,12 +17,11 @@ from trainer.crops import BOX_DRAWS, cropped, draw_box
 from trainer.images import decode_rgb
 from trainer.resample import Interpolation
 
-# Of each view the same numbers are drawn, used or not, so that switching one change on moves no other.
+# Which numbers decide what: unused ones are drawn too, so that switching one change on moves no other.
 _FLIP, _JITTER, _GREY = BOX_DRAWS, BOX_DRAWS + 1, BOX_DRAWS + 2
 _CHANGES = slice(_GREY + 1, _GREY + 1 + JITTER_DRAWS)
 DRAWS = _CHANGES.stop
 _DEFAULT = AugmentConfig()
-_OPEN_CLIPS = ("crop", "crop_ratio", "flip", "grey")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ class TrainView:
 
     With `config.crop` it is open_clip's transform for training, with the same distributions: a random box resized
     in one antialiased step (`trainer.crops`), then `jitter`, then `grey`, then a mirror image with chance `flip`.
-    Without, the whole picture is fitted into the square and padded with white, and `jitter` alone is made here.
-    What is left to `trainer.augment`, on a batch of floats, is the config `after`: there all changes of the geometry
-    are one resampling, and grey comes after the channels have changed places.
+    Without, the whole picture is fitted into the square and padded with white, then `jitter` and `grey`; where there
+    are none, nothing is drawn from the generator. What is left to `trainer.augment`, on a batch of floats, is the
+    config `after`: mirror images too without a crop, for there all changes of the geometry are one resampling.
     """
 
     size: int
@@ -42,28 +42,24 @@ class TrainView:
     @property
     def after(self) -> AugmentConfig:
         """The changes that are still to be made of a view; AugmentConfig() if there are none."""
-        made = ("jitter", "jitter_prob", *(_OPEN_CLIPS if self.config.crop is not None else ()))
+        made = ["crop", "crop_ratio", "jitter", "jitter_prob", "grey"] + ["flip"] * (self.config.crop is not None)
         return self.config.model_copy(update={name: getattr(_DEFAULT, name) for name in made})
 
     def __call__(self, data: bytes, generator: np.random.Generator) -> Pixels:
         """The view of an encoded picture, C-contiguous; InputError for bytes that are no whole picture."""
         config = self.config
-        if config.crop is None and config.jitter is None:
-            return fit(decode_rgb(data, self.size), self.size)  # nothing drawn: the same each time, and can be kept
-        uniform = generator.random(DRAWS)
         if config.crop is None:
             pixels = fit(decode_rgb(data, self.size), self.size)
-        else:
-            choose = partial(draw_box, uniform=uniform[:BOX_DRAWS], scale=config.crop, ratio=config.crop_ratio)
-            pixels = cropped(data, choose, self.size, self.interpolation)
-        if config.jitter is not None and uniform[_JITTER] < config.jitter_prob:
-            pixels = jitter(pixels, config.jitter, uniform[_CHANGES])
-        if config.crop is not None:
-            if uniform[_GREY] < config.grey:
-                pixels = grey(pixels)
-            if uniform[_FLIP] < config.flip:
-                pixels = np.asarray(cv2.flip(pixels, 1), dtype=np.uint8)
-        return pixels
+            return self._coloured(pixels, generator.random(DRAWS)) if config.jitter or config.grey else pixels
+        uniform = generator.random(DRAWS)
+        choose = partial(draw_box, uniform=uniform[:BOX_DRAWS], scale=config.crop, ratio=config.crop_ratio)
+        pixels = self._coloured(cropped(data, choose, self.size, self.interpolation), uniform)
+        return np.asarray(cv2.flip(pixels, 1), dtype=np.uint8) if uniform[_FLIP] < config.flip else pixels
+
+    def _coloured(self, pixels: Pixels, uniform: npt.NDArray[np.float64]) -> Pixels:
+        if self.config.jitter is not None and uniform[_JITTER] < self.config.jitter_prob:
+            pixels = jitter(pixels, self.config.jitter, uniform[_CHANGES])
+        return grey(pixels) if uniform[_GREY] < self.config.grey else pixels
 
 
 def fit(image: Image.Image, side: int) -> Pixels:
