@@ -33,8 +33,7 @@ IMAGES = {
     "val": 50_000, "v2": 10_000, "r": 30_000, "sketch": 50_889, "objectnet": 18_574, "a": 7_500,
     "val-on-r": 10_000, "val-on-objectnet": 6_250, "val-on-a": 10_000,
 }  # fmt: skip
-_COLUMNS = ("model", "source", "size")
-_IGNORED = ("pretrained",)
+_COLUMNS = ("model", "source", "size", "pretrained")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +82,8 @@ def from_results(results: Sequence[Result], metric: Metric = "acc1") -> list[Mod
 def read_csv(path: Path) -> list[ModelScores]:
     """A table with columns `model`, `source`, `size` (optional, may be empty) and an accuracy 0 to 1 for each set.
 
-    An empty cell is an accuracy that is not known. InputError naming line and column for anything else.
+    A column `pretrained`, as open_clip's tables have it, becomes part of the model's name. An empty cell is an
+    accuracy that is not known. InputError naming line and column for anything else.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
@@ -91,7 +91,7 @@ def read_csv(path: Path) -> list[ModelScores]:
         missing = [name for name in ("model", "source") if name not in columns]
         if missing:
             raise InputError(f"{path}: no column {' and '.join(missing)}; there are {', '.join(columns) or 'none'}")
-        sets = [name for name in columns if name not in (*_COLUMNS, *_IGNORED)]
+        sets = [name for name in columns if name not in _COLUMNS]
         short = [set_name(name) for name in sets]
         if len(set(short)) < len(short):
             raise InputError(f"{path}: two columns are one set: {', '.join(sets)}")
@@ -123,9 +123,9 @@ def _row(row: Mapping[str, str | None], sets: Sequence[str], where: str) -> Mode
     known = {name: value for name, value in accuracy.items() if value is not None}
     if not cells["model"] or not cells["source"]:
         raise InputError(f"{where}: model and source must not be empty")
-    return ModelScores(
-        cells["model"], cells["source"], size, known, {name: IMAGES[name] for name in known if name in IMAGES}
-    )
+    model = " ".join(part for part in (cells["model"], cells.get("pretrained", "")) if part)
+    images = {name: IMAGES[name] for name in known if name in IMAGES}
+    return ModelScores(model, cells["source"], size, known, images)
 
 
 def _number(text: str, where: str) -> float | None:
