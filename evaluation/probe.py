@@ -97,8 +97,8 @@ def _fit(
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
         loss = functional.cross_entropy(inputs @ weight.T + bias, targets) + strength / 2 * weight.square().sum()
-        loss.backward()
+        torch.autograd.backward(loss)
         return loss
 
-    optimizer.step(closure)
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
     return weight.detach().numpy(), bias.detach().numpy()

@@ -39,9 +39,9 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     whole = embed.embed_images
 
-    def counted(loaded: LoadedModel, images: list[bytes], **settings: int) -> np.ndarray:
+    def counted(loaded: LoadedModel, images: list[bytes], batch: int) -> np.ndarray:
         seen.append(len(images))
-        return whole(loaded, images, **settings)
+        return whole(loaded, images, batch)
 
     monkeypatch.setattr("evaluation.cache.embed_images", counted)
     return seen

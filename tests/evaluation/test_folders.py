@@ -96,7 +96,7 @@ def test_the_label_spaces_of_imagenet_s_family(tmp_path: Path) -> None:
     assert [len(names) for names in by_set.values()] == [200, 200]
     assert len({*by_set["r"], *by_set["a"]}) == 314
     for variant in ("r", "a"):
-        task = imagenet(write(tmp_path / variant, by_set[variant]), variant)  # type: ignore[arg-type]
+        task = imagenet(write(tmp_path / variant, by_set[variant]), variant)
         assert len(task.classnames) == 200
         assert len(task.templates) == 80
     assert imagenet(tmp_path / "a", "a").classnames[0] == open_clip.IMAGENET_CLASSNAMES[6]

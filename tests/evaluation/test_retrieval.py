@@ -10,7 +10,7 @@ from filters.errors import InputError
 
 def unit(rng: np.random.Generator, rows: int) -> np.ndarray:
     found = rng.normal(size=(rows, 8))
-    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True), dtype=np.float32)
 
 
 def test_recall_is_what_a_plain_sort_gives(monkeypatch: pytest.MonkeyPatch) -> None:

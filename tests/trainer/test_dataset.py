@@ -140,8 +140,6 @@ def test_of_several_captions_each_comes_by_turns(mix: TinyMix, tmp_path: Path) -
     assert captions_of(again) == [captions_of(part)[5]]
 
 
-
-
 def test_only_formats_of_pictures_are_opened_and_16_bits_are_rounded() -> None:
     out = io.BytesIO()
     Image.new("RGB", (8, 8)).save(out, "EPS")  # Pillow would start a program to draw it
