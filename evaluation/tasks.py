@@ -68,7 +68,7 @@ def load_task(folder: str | Path, name: str | None = None) -> Task:
     if bad := [line for line in templates if "{c}" not in line]:
         raise InputError(f"{folder / TEMPLATES}: {bad[0]!r} has no {{c}} where the class name belongs")
     keys: list[str] = []
-    images: Sequence[bytes] = []
+    images: list[bytes] = []
     labels: list[int] = []
     for tar in _tars(folder):
         for key, image, label in _samples(tar, len(classnames)):

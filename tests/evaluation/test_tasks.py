@@ -160,7 +160,7 @@ def test_restrict(make_task: MakeTask) -> None:
     task = make_task("set", NAMES)
     small = restrict(task, ["red heart", "dog face"])
     assert small.labels.tolist() == [1, 1, 0, 0]
-    assert small.images == task.images[0:2] + task.images[4:6]
+    assert small.images == [*task.images[0:2], *task.images[4:6]]
     assert small.keys == ["s0000000", "s0000001", "s0000004", "s0000005"]
     assert small.classnames == ["red heart", "dog face"] and small.templates == task.templates
     assert subset(task, ["red heart", "dog face"]).classes.tolist() == [2, 0]
