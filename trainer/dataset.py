@@ -80,15 +80,15 @@ class MixtureDataset:
     """Pictures and captions of a manifest, read by offset from `<shards_root>/<source>/<shard>.tar`.
 
     A sample is a function of (manifest, seed, epoch, position): the row that `order` has there, `view` of its bytes
-    with the generator of the position (see Chance), then those changes of `augmentation`
-    that are made of a finished view. Of several captions one is drawn by (seed, epoch, position).
+    with the generator of the position (see Chance), then those changes of `augmentation` that are made of a finished
+    view. Of several captions one is drawn by (seed, epoch, position).
 
     With `tars`, `shards_root` is the folder of the tars that `headwater materialize` made of the manifest. They are
     read one after the other in an order drawn for each epoch, each from its beginning; all else is the same.
 
     `check_hashes` compares the bytes with what is recorded of them (see Hashes). A picture that is not what it should
-    be, or cannot be decoded, is replaced by the next row of its source in the manifest, from the end on to
-    its beginning, and told of as a Failure. Up to `cache_bytes` of views that drew no random number are kept.
+    be, or cannot be decoded, is replaced by the next row of its source in the manifest, where need be from its
+    beginning on, and told of as a Failure. Up to `cache_bytes` of views that drew no random number are kept.
     """
 
     def __init__(
@@ -129,6 +129,11 @@ class MixtureDataset:
         """Names of the sources, by the numbers that batches give."""
         return self.rows.sources
 
+    @property
+    def window(self) -> int:
+        """How many samples are best filled in one go: what they read is sorted by shard."""
+        return self._reader.window
+
     def order(self, epoch: Epoch, batch: int = 1, batch_mix: BatchMix = "mixed") -> Numbers:
         """The rows in the order of an epoch; their number is that of whole batches where those are of one source."""
         if self.is_sequential and batch_mix == "single_source":
@@ -140,7 +145,10 @@ class MixtureDataset:
         return epoch_order(self.rows, epoch.seed, epoch.number)
 
     def sample(self, position: int, epoch: int = 0) -> tuple[Pixels, Index, int, int]:
-        """Pixels uint8 [S, S, 3], tokens int64 [L], source and row of one position of a mixed epoch."""
+        """Pixels uint8 [S, S, 3], tokens int64 [L], source and row of one position of a mixed epoch.
+
+        The row is another one than `order` says where that one had to be replaced.
+        """
         when, place = Epoch(self.seed, epoch), np.array([position])
         part = Part.of(Rooms(self.shapes(1), pin=False).take())
         self.fill(when, place, self.order(when)[place].astype(np.int64), part)
@@ -177,8 +185,12 @@ class MixtureDataset:
             _change(part.images, draws(epoch.seed, epoch.number, positions), self._later)
         return failures
 
-    def reopen(self) -> None:
-        """Forget open files and connections: in a process that was forked they are those of its parent."""
+    def reopen(self, processes: int = 1) -> None:
+        """Forget open files and connections: in a process that was forked they are those of its parent.
+
+        `processes` that read one mixture share what may be kept of views.
+        """
+        self._cache_rows //= processes
         self._reader = open_reader(self._root, self.rows.files, sequential=self.is_sequential)
 
     def close(self) -> None:

@@ -22,7 +22,6 @@ from trainer.rooms import Rooms
 from trainer.sorting import Numbers
 from trainer.workers import Unit, Workers
 
-_UNIT = 64  # samples that a worker fills in one go
 _Result = tuple[Batch, list[Failure]]
 
 
@@ -33,10 +32,14 @@ class Loader:
     every `ranks`-th of them from its own on, or the `rank`-th run of them where they lie in materialised tars. The
     last positions of an epoch that fill no batch are left out of it; with `single_source`, those of each source.
 
-    `workers` processes read and decode ahead; without, `threads` of this process do, when a batch is asked for.
-    `unit` is how many samples a worker fills in one go. Held are, beside the batch that was given last, one batch
-    that is ready, one in units, and two units a worker: (2 * N + (2 * workers + 1) * unit) samples, where N is
-    batch / ranks and a sample has 3 * S * S + 8 * context length + 16 bytes. `pin` gives page-locked tensors.
+    `workers` processes read and decode ahead; without, `threads` of this process do, when a batch is asked for. A
+    worker reads and fills `unit` samples in one go, 64, or 256 from a remote store. Held are, beside the batch that
+    was given last, one that is ready, one in units, and two units a worker: (2 * N + (2 * workers + 1) * unit)
+    samples, where N is batch / ranks and a sample has 3 * S * S + 8 * context length + 16 bytes. `pin` gives
+    page-locked tensors.
+
+    `decode_errors` counts by uid how often a picture of this process's samples could not be decoded, and `reasons`
+    has the first reason; `state_dict` has both.
 
     Raises InputError for a mixture that has less than one batch, and for ranks that do not divide it.
     """
@@ -52,7 +55,7 @@ class Loader:
         threads: int = 1,
         batch_mix: BatchMix = "mixed",
         pin: bool = False,
-        unit: int = _UNIT,
+        unit: int | None = None,
     ) -> None:
         if len(dataset) < batch or batch % ranks:
             raise InputError(
@@ -63,7 +66,7 @@ class Loader:
         self.decode_errors: Counter[str] = Counter()
         self.reasons: dict[str, str] = {}
         self._plan = _Plan(dataset, batch, batch_mix, rank, ranks)
-        self._workers, self._threads, self._unit, self._pin = workers, threads, unit, pin
+        self._workers, self._threads, self._unit, self._pin = workers, threads, unit or dataset.window, pin
         self._batches: _Ahead | _AtOnce | None = None
         self._plan.order(Epoch(self.seed, 0))  # what is wrong with the mixture is said here
 
@@ -77,7 +80,11 @@ class Loader:
                 self._batches = _Ahead(self._plan, units, self._workers, self._size(), self._pin)
             else:
                 self._batches = _AtOnce(self._plan, units, self._threads, self._pin)
-        batch, failures = self._batches.next()
+        try:
+            batch, failures = self._batches.next()
+        except BaseException:
+            self.close()  # whoever asks again begins where the state says
+            raise
         for failure in failures:
             self.decode_errors[failure.uid] += 1
             self.reasons.setdefault(failure.uid, failure.reason)

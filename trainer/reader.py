@@ -28,7 +28,9 @@ _WAITS = (0.5, 2.0, 8.0)  # seconds before a range that failed is asked for agai
 
 
 class Reader(Protocol):
-    """Reads pictures; safe for threads, but not across a fork."""
+    """Reads pictures; safe for threads, but not across a fork. Of use are reads of about `window` at a time."""
+
+    window: int
 
     def read(self, places: Places) -> list[bytes]:
         """The bytes at `places`, in their order; ShardError naming the shard that cannot be read."""
@@ -104,6 +106,8 @@ class LocalReader:
     If `sequential`, long ranges are read instead. Few files are open at a time.
     """
 
+    window = 64
+
     def __init__(self, root: str, files: Sequence[str], *, sequential: bool = False) -> None:
         self._root, self._files, self._sequential = root.rstrip("/"), files, sequential
         self._open = functools.lru_cache(maxsize=_OPEN_SHARDS)(_Shard)
@@ -159,6 +163,8 @@ class RemoteReader:
 
     What is held in memory are the pictures that were asked for, and the ranges that are on their way.
     """
+
+    window = 256  # so that more pictures lie near each other, and all connections have work
 
     def __init__(self, system: Any, root: str, files: Sequence[str]) -> None:
         self._system, self._root, self._files = system, root.rstrip("/"), files

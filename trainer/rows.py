@@ -31,7 +31,6 @@ _UID = np.dtype([("hi", "<u8"), ("lo", "<u8")])
 # Which of the `uses` of its uid a row is.
 _USE = np.dtype([("turn", "<u4"), ("uses", "<u4")])
 _NUMBER, _BYTE = np.dtype("<i8"), np.dtype("u1")
-_VERSION = 1
 _BATCH = 1 << 16  # rows that are converted at a time: a row group of a manifest
 _SCAN = 4096  # rows that are looked at in one go for the next one of a source
 
@@ -216,7 +215,6 @@ def _write(folder: Path, tables: Iterable[pa.Table]) -> None:
     if totals.repeats:
         _write_uses(folder, totals.rows)
     about = {
-        "version": _VERSION,
         "sources": list(sources),
         "files": list(files),
         "counts": counts.tolist(),
@@ -231,9 +229,7 @@ def _is_whole(folder: Path) -> bool:
     """Whether all files are there in full; temporary folders are tidied by size and age, file by file."""
     try:
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-        return about["version"] == _VERSION and all(
-            (folder / name).stat().st_size == size for name, size in about["bytes"].items()
-        )
+        return all((folder / name).stat().st_size == size for name, size in about["bytes"].items())
     except (OSError, ValueError, KeyError):
         return False
 

@@ -14,6 +14,9 @@ from pathlib import Path
 from filters.errors import HeadwaterError
 
 
+_VERSION = 1  # of what the files hold; those of another version are not looked at
+
+
 def scratch_folder(parent: Path | None, digest: str) -> Path:
     """The folder for what is made from the manifest with this digest, below `parent`.
 
@@ -26,7 +29,7 @@ def scratch_folder(parent: Path | None, digest: str) -> Path:
             parent.mkdir(mode=0o700, exist_ok=True)
             if parent.stat().st_uid != os.getuid():
                 raise HeadwaterError(f"{parent} belongs to another user; name another folder for the loader's files")
-        folder = parent / digest[:32]
+        folder = parent / f"{digest[:32]}-v{_VERSION}"
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(parent, error) from error

@@ -77,7 +77,7 @@ class Workers:
         self._all: list[_Worker] = []
         try:
             for _ in range(workers):
-                self._all.append(self._start(dataset))
+                self._all.append(self._start(dataset, workers))
         except OSError as error:
             self.close()
             raise HeadwaterError(f"no loader process can be started ({error.strerror}); use fewer workers") from error
@@ -118,12 +118,12 @@ class Workers:
         for worker in self._all:
             worker.process.join()
 
-    def _start(self, dataset: MixtureDataset) -> _Worker:
+    def _start(self, dataset: MixtureDataset, workers: int) -> _Worker:
         context = multiprocessing.get_context("fork")
         mine, theirs = context.Pipe()
         # A worker learns of our end by the end of its connection, if no other one holds our side of it.
         ours = [mine, *(worker.connection for worker in self._all)]
-        process = context.Process(target=_work, args=(dataset, self._rooms, theirs, ours), daemon=True)
+        process = context.Process(target=_work, args=(dataset, workers, self._rooms, theirs, ours), daemon=True)
         with warnings.catch_warnings():
             # Python 3.12 warns of locks that other threads hold now: a worker needs none of them.
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -170,7 +170,9 @@ def _shared_rooms(dataset: MixtureDataset, slots: int, size: int) -> list[Part]:
     return rooms
 
 
-def _work(dataset: MixtureDataset, rooms: list[Part], connection: Connection, others: list[Connection]) -> None:
+def _work(
+    dataset: MixtureDataset, workers: int, rooms: list[Part], connection: Connection, others: list[Connection]
+) -> None:
     """What a worker does: fill units into their slots until the connection ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -178,7 +180,7 @@ def _work(dataset: MixtureDataset, rooms: list[Part], connection: Connection, ot
         other.close()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    dataset.reopen()
+    dataset.reopen(workers)
     with contextlib.suppress(EOFError, OSError):
         while True:
             slot, unit = connection.recv()

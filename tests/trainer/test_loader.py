@@ -4,12 +4,13 @@ import contextlib
 import hashlib
 import itertools
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -238,40 +239,37 @@ def test_closing_ends_the_workers_and_is_no_end(mix: TinyMix, whole: list[list[s
         assert [first, digests(next(loader))] == whole[:2]
 
 
-PROGRAM = """
-import sys, time
-from pathlib import Path
-from tests.trainer.conftest import TinyMix, dataset_of
-from trainer.loader import Loader
-folder = Path(sys.argv[1])
-mix = TinyMix(folder / "manifest.parquet", folder / "shards", [], [])
-with Loader(dataset_of(mix), 16, workers=2) as loader:
-    next(loader)
-    print(*(worker.process.pid for worker in loader._batches._workers._all), flush=True)
-    time.sleep(60)
-"""
+def hold(mix: TinyMix, said: Path, out: Connection) -> None:
+    """Take a batch from two workers, tell their numbers, and wait; what they print goes to a file."""
+    os.setsid()
+    with (
+        said.open("w") as sys.stderr,
+        contextlib.suppress(KeyboardInterrupt),
+        loader_of(mix, workers=2) as loader,
+    ):
+        next(loader)
+        out.send(processes_of(loader))
+        time.sleep(60)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_workers_end_with_the_process_and_say_nothing(mix: TinyMix, number: signal.Signals) -> None:
+def test_workers_end_with_the_process_and_say_nothing(mix: TinyMix, tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C reaches all processes of a terminal; of a killed one the workers learn by its connection."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(mix.manifest.parent)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    workers = [int(pid) for pid in process.stdout.readline().split()]
+    context, said = multiprocessing.get_context("fork"), tmp_path / "said"
+    theirs, mine = context.Pipe()
+    process = context.Process(target=hold, args=(mix, said, mine))
+    process.start()
+    assert process.pid is not None
+    workers = theirs.recv()
     assert len(workers) == 2
     if number == signal.SIGINT:
         os.killpg(process.pid, number)
     else:
         process.kill()
-    _, said = process.communicate(timeout=60)
-    assert said.count("Traceback") == (number == signal.SIGINT)
+    process.join()
+    assert process.exitcode == (0 if number == signal.SIGINT else -signal.SIGKILL)
+    assert said.read_text() == ""
     deadline = time.monotonic() + 30
     while any(map(is_there, workers)) and time.monotonic() < deadline:
-        time.sleep(0.05)
+        time.sleep(0.02)
     assert not any(map(is_there, workers))
