@@ -149,6 +149,21 @@ def test_a1_baseline_coefficients_are_the_published_ones() -> None:
         assert (line.n, line.slope, line.intercept) == (n, slope, intercept)
 
 
+def test_the_low_baseline_goes_through_the_low_checkpoints() -> None:
+    """Where small models stand, `std+low` is no extrapolation: 96 of its checkpoints lie at it; `std` misses them."""
+    low = read_csv(baselines.DATA / "testbed_low.csv")
+    x = np.array([score.accuracy["val"] for score in low])
+    assert len(low) == 96 and 0.02 < x.min() < x.max() < 0.3
+    worst = {"v2": 0.9, "r": 1.7, "sketch": 0.7, "objectnet": 1.9}
+    for shift, most in worst.items():
+        y = np.array([score.accuracy[shift] for score in low])
+        found = effective_robustness(x, y, find_baseline(shift))
+        assert np.abs(found.points).max() < most and abs(found.points.mean()) < 0.55
+        assert not found.extrapolated.any()
+        std = effective_robustness(x, y, find_baseline(shift, x="val", models="std"))
+        assert abs(std.points.mean()) > abs(found.points.mean()) and std.extrapolated.all()
+
+
 def test_imagenet_a_has_a_line_of_two_pieces() -> None:
     """They break at a ResNet-50's accuracy, which the set was chosen to defeat."""
     baseline = find_baseline("a", models="std")
@@ -515,6 +530,6 @@ def test_shipped_data_name_their_source() -> None:
     for path in baselines.DATA.glob("*.csv"):
         assert path.name in about
         with path.open() as file:
-            assert len(list(csv.DictReader(file))) > 10
+            assert len(list(csv.DictReader(file))) > 10, path
     assert "MIT" in about and "Taori" in about
     assert Line(1, 0, 1, 2, 0.1, 0.9).at(0.0) == 0 == from_axis(-np.inf)
