@@ -10,10 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from evaluation.cache import FeatureCache
-from evaluation.prompts import class_prompts
 from evaluation.tasks import Task
-from evaluation.tpt import Tuner
-from evaluation.tpt_views import views
 from evaluation.umfc import Calibrator
 from evaluation.zeroshot import Features, heads, zero_shot
 from trainer.images import decode_rgb
@@ -66,6 +63,10 @@ def _umfc(loaded: LoadedModel, tasks: Sequence[Task], settings: TestTime, cache:
 
 
 def _tpt(loaded: LoadedModel, task: Task, settings: TestTime) -> Features:
+    from evaluation.prompts import class_prompts
+    from evaluation.tpt import Tuner
+    from evaluation.tpt_views import views
+
     prompts = class_prompts(loaded.tokenizer, task.classnames)
     tuner = Tuner(loaded.model, prompts.tokens, context_length_tokens=prompts.context)
     found = []

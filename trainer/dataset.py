@@ -114,7 +114,7 @@ class MixtureDataset:
         self.tokens = Tokens(tokenize)
         self._root = shards_root
         self._view = view
-        self._later = None if after in (None, AugmentConfig()) else after
+        self._after = None if after == AugmentConfig() else after
         self._cache: dict[tuple[int, int], Pixels] = {}
         self._cache_rows = cache_bytes // (3 * size * size)
         self.reopen()
@@ -179,8 +179,8 @@ class MixtureDataset:
         part.sources[:] = self.rows.take(part.rows)["source"]
         choice = sample_order(positions.astype(np.uint64), epoch_salt("caption", epoch.seed, epoch.number))
         part.tokens[:] = self.tokens(self.rows.captions(part.rows, choice))
-        if self._later is not None:
-            _change(part.images, draws(epoch.seed, epoch.number, positions), self._later)
+        if self._after is not None:
+            _change(part.images, draws(epoch.seed, epoch.number, positions), self._after)
         return failures
 
     def reopen(self, processes: int = 1) -> None:
