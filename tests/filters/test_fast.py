@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from benchmarks.drawings import KINDS, draw
-from filters.fast import decode_scaled, decode_webp, encode_jpeg, upright
+from filters.fast import decode_part, decode_scaled, decode_webp, encode_jpeg, jpeg_header, upright
 from filters.pixels import RGB, DecodeError, decode
 from filters.resize import Size, scaled_size, shrink
 from tests.filters.mutations import originals, packed
@@ -36,6 +36,28 @@ def test_whole_decoding_is_that_of_pillow() -> None:
     for name, data in originals().items():
         if name.startswith("jpeg") and name not in ("jpeg", "jpeg-cmyk"):  # turned; not RGB
             assert np.array_equal(rgb_of(data, ALL), decode(data, max_pixels=CAP).rgb), name
+
+
+def test_headers_of_what_can_be_decoded() -> None:
+    files = originals()
+    assert jpeg_header(files["jpeg"]) == ((120, 160), "420")
+    assert jpeg_header(files["jpeg-444"]) == ((120, 160), "444")
+    assert jpeg_header(files["jpeg-grey"]) == ((120, 160), "Gray")
+    for name in ("jpeg-cmyk", "png", "webp", "gif"):
+        assert jpeg_header(files[name]) is None, name
+    for data in (b"", files["jpeg"][:100]):
+        assert jpeg_header(data) is None
+
+
+@pytest.mark.parametrize("part", [1, 2, 4, 8])
+def test_a_part_of_the_scale(photo: bytes, part: int) -> None:
+    rgb = decode_part(photo, (300, 401), part)
+    assert rgb is not None
+    assert rgb.shape == (-(-300 // part), -(-401 // part), 3)
+    whole = decode_part(photo, (300, 401))
+    assert whole is not None
+    averaged = shrink(whole[:296, :400], (296 // part, 400 // part), exact=True)
+    assert cv2.PSNR(rgb[: 296 // part, : 400 // part], averaged) > 33
 
 
 @pytest.mark.parametrize(
