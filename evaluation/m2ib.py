@@ -23,6 +23,7 @@ from evaluation.m2ib_towers import Side, check_layer, image_site, text_site
 from evaluation.sites import Site
 from filters.errors import ConfigError, InputError, ModelError
 from trainer.model import ClipModel
+from trainer.packed import PackedLinear
 from trainer.texts import encode_cut, length_chunks, text_lengths
 
 INITIAL_ALPHA = 5.0
@@ -93,6 +94,8 @@ def attribute(
     search = _Search(beta, steps, samples, lr)
     _check_search(search, side)
     height, width = _map_size(size, images)
+    if any(isinstance(module, PackedLinear) for module in model.modules()):
+        raise ModelError("the model is packed for inference and has no gradients; load it anew")
     weight = next(model.parameters())
     images = images.detach().to(weight.device, next(model.visual.parameters()).dtype, copy=images.is_inference())
     tokens = tokens.to(weight.device, copy=tokens.is_inference())
@@ -161,8 +164,6 @@ def _descend(
         features = site.suffix(values.to(site.hidden.dtype)).to(precision)
         fit = functional.cosine_similarity(features, target, dim=-1, eps=1e-6).mean(1)
         total = search.beta * compression - fit
-        if not features.requires_grad:
-            raise ModelError("the model gives no gradients (packed or compiled for inference); load it anew")
         [alpha.grad] = torch.autograd.grad(total.sum(), [alpha])
         adam.step()
         losses.append(torch.stack([compression, fit, total], dim=-1).detach())

@@ -17,7 +17,7 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import TextTransformer, VisionTransformer, text_global_pool
 from torch import nn
 
-from evaluation.pooled_block import is_plain, pooled_block
+from evaluation.plain_block import is_plain, pooled_block, whole_block
 from evaluation.sites import EMBEDDINGS, Site, all_count, as_planes, blocks_of, hooked_site, planes_site
 from filters.errors import ConfigError, InputError, ModelError
 from trainer.model import ClipModel, can_truncate, pool_type, text_tower
@@ -96,7 +96,7 @@ def text_site(model: ClipModel, tokens: torch.Tensor, layer: int) -> Site:
         hidden = tower.token_embedding(tokens[:, :length]).to(dtype) + tower.positional_embedding[:length].to(dtype)
         mask = None if tower.attn_mask is None else tower.attn_mask[:length, :length]
     for block in blocks_of(tower)[: layer + 1]:
-        hidden = block(hidden, attn_mask=mask)
+        hidden = whole_block(block, hidden, mask)
     there = torch.arange(hidden.shape[1]) < counts[:, None]
     ends = counts - 1 if cut else None
     suffix = partial(_text_suffix, tower, tokens, mask, layer, ends)
@@ -133,7 +133,7 @@ def _is_staged(visual: Any) -> bool:
 def _vit_site(visual: Any, images: torch.Tensor, layer: int) -> Site:
     hidden = visual._embeds(images)
     for block in blocks_of(visual)[: layer + 1]:
-        hidden = block(hidden)
+        hidden = whole_block(block, hidden)
     return Site(hidden, all_count(hidden), partial(_vit_suffix, visual, layer), tuple(visual.grid_size))
 
 
@@ -141,7 +141,7 @@ def _vit_suffix(visual: Any, layer: int, values: torch.Tensor) -> torch.Tensor:
     hidden, rest = values.flatten(0, 1), list(blocks_of(visual))[layer + 1 :]
     alone = bool(rest) and visual.pool_type == "tok" and visual.attn_pool is None and is_plain(rest[-1])
     for block in rest[:-1] if alone else rest:
-        hidden = block(hidden)
+        hidden = whole_block(block, hidden)
     if alone:
         first = torch.zeros(len(hidden), dtype=torch.int64, device=hidden.device)
         pooled = visual.ln_post(pooled_block(rest[-1], hidden, first))
@@ -181,7 +181,7 @@ def _text_suffix(
         mask = mask.view(len(tokens), -1, length, length).repeat_interleave(samples, 0).flatten(0, 1)
     alone = ends is not None and bool(rest) and is_plain(rest[-1])
     for block in rest[:-1] if alone else rest:
-        hidden = block(hidden, attn_mask=mask)
+        hidden = whole_block(block, hidden, mask)
     if ends is not None and alone:
         end = ends.to(hidden.device).repeat_interleave(samples)
         visible = torch.arange(length, device=hidden.device) <= end[:, None]
