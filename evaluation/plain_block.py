@@ -1,7 +1,7 @@
 """open_clip's plain transformer block, in products that suit many small sequences, and for a single token.
 
-`nn.MultiheadAttention` turns a batch of sequences on its side first, so that on a CPU its products are many small ones;
-and it computes every token of the last block, of which most towers take one.
+`nn.MultiheadAttention` turns a batch of sequences on its side first, so that on a CPU its products are many small
+ones; and it computes every token of the last block, of which most towers take one.
 """
 
 from __future__ import annotations

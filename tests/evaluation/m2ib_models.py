@@ -21,14 +21,12 @@ RESNET = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16
 TEXT = {"context_length": CONTEXT, "vocab_size": VOCABULARY, "width": 24, "heads": 2, "layers": 3}
 
 
-def clip(vision: dict[str, Any] | None = None, text: dict[str, Any] | None = None, kind: type = CLIP) -> nn.Module:
+def clip(vision: dict[str, Any] | None = None, text: dict[str, Any] | None = None, kind: type = CLIP) -> Any:
     """A model in float64 whose weights are always the same."""
     more = {"multimodal_cfg": {**TEXT, "layers": 1}} if kind is CoCa else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model: nn.Module = kind(
-            EMBED, vision_cfg={**VIT, **(vision or {})}, text_cfg={**TEXT, **(text or {})}, **more
-        )
+        model = kind(EMBED, vision_cfg={**VIT, **(vision or {})}, text_cfg={**TEXT, **(text or {})}, **more)
         for name, weight in model.named_parameters():
             if name.endswith("bn3.weight"):  # zero in a new ResNet, which would hide what its blocks do
                 nn.init.uniform_(weight, 0.5, 1.0)
@@ -37,7 +35,7 @@ def clip(vision: dict[str, Any] | None = None, text: dict[str, Any] | None = Non
     return model.double().eval()
 
 
-def resnet() -> nn.Module:
+def resnet() -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = CLIP(EMBED, RESNET, TEXT)
@@ -47,7 +45,7 @@ def resnet() -> nn.Module:
     return model.double().eval()
 
 
-def timm_clip(trunk: Callable[[], nn.Module]) -> nn.Module:
+def timm_clip(trunk: Callable[[], nn.Module]) -> Any:
     """A model whose image tower has a trunk of timm's."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -59,8 +57,15 @@ def timm_clip(trunk: Callable[[], nn.Module]) -> nn.Module:
     return model.double().eval()
 
 
-_PLAIN = {"img_size": SIDE, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 2, "num_classes": 0}
-MODELS: dict[str, Callable[[], nn.Module]] = {
+_PLAIN: dict[str, Any] = {
+    "img_size": SIDE,
+    "patch_size": 8,
+    "embed_dim": 24,
+    "depth": 3,
+    "num_heads": 2,
+    "num_classes": 0,
+}
+MODELS: dict[str, Callable[[], Any]] = {
     "vit": clip,
     "vit of oblong pictures": lambda: clip({"image_size": (24, 40)}),
     "vit, avg": lambda: clip({"pool_type": "avg"}),
@@ -113,9 +118,10 @@ def plain_loop(
     model: Any, image: torch.Tensor, tokens: torch.Tensor, block: nn.Module, side: str, noise: torch.Tensor,
     count: int, *, beta: float = 0.1, lr: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Capacity [n, D], alpha [n, D] and losses [steps, 3] of one pair, `noise` [steps, S, n, D], both towers each step.
+    """Capacity [n, D], alpha [n, D] and losses [steps, 3] of one pair, both towers whole at each step.
 
-    A block's output is [S, T, D] or, of a convolutional tower, [S, C, H, W]; the first `count` = n tokens count.
+    `noise` is [steps, S, n, D]. A block's output is [S, T, D] or, of a convolutional tower, [S, C, H, W]; the first
+    `count` = n of its tokens count.
     """
     steps, samples, _, width = noise.shape
     alpha = torch.full((count, width), 5.0, dtype=torch.float64, requires_grad=True)
@@ -187,7 +193,7 @@ def planted() -> tuple[Any, torch.Tensor]:
 
 
 def red_patches(places: Sequence[int], seed: int = 0) -> torch.Tensor:
-    """Grey noise [P, 3, 32, 32], float32, each with a red patch of 8 x 8 pixels at its place of 16, and a blue one."""
+    """Grey noise [P, 3, 32, 32], float32, each with a red patch of 8 x 8 pixels at its place, and a blue one."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(len(places), 1, SIDE, SIDE, generator=generator).expand(-1, 3, -1, -1).clone() * 0.3
     for image, place in zip(images, places, strict=True):

@@ -376,11 +376,13 @@ def test_plain_blocks_are_what_open_clips_are(vit: Any) -> None:
 @pytest.fixture
 def bad() -> Iterator[dict[str, Any]]:
     """Calls that cannot be answered, each with a word that the error holds."""
+    nans = torch.zeros(2, 3, 32, 32)
+    nans[1, 0, 0, 0] = torch.nan
     yield {
         "no pair": (InputError, "are no pairs", {"images": torch.zeros(0, 3, 32, 32), "tokens": torch.zeros(0, 12)}),
         "another number": (InputError, "of the same P", {"tokens": torch.ones(1, 12, dtype=torch.int64)}),
         "floats": (InputError, "give int64", {"tokens": torch.ones(2, 12)}),
-        "nan": (InputError, "image 1 holds NaN", {"images": torch.tensor([0.0, np.nan]).view(2, 1, 1, 1).expand(2, 3, 32, 32)}),
+        "nan": (InputError, "image 1 holds NaN", {"images": nans}),
         "size": (InputError, "the model takes [3, 32, 32]", {"images": torch.zeros(2, 3, 16, 16)}),
         "side": (ConfigError, "'image' or 'text'", {"side": "both"}),
         "layer": (ConfigError, "has layers 0 to 2", {"layer": 3}),
