@@ -10,10 +10,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from evaluation.cache import FeatureCache
+from evaluation.prompts import class_prompts
 from evaluation.tasks import Task
+from evaluation.tpt import Tuner
+from evaluation.tpt_views import AUGMIX, views
 from evaluation.umfc import Calibrator
 from evaluation.zeroshot import Features, heads, zero_shot
-from trainer.images import decode_rgb
 from trainer.model import LoadedModel
 
 Method: TypeAlias = Literal["zero_shot", "tpt", "umfc"]
@@ -63,21 +65,17 @@ def _umfc(loaded: LoadedModel, tasks: Sequence[Task], settings: TestTime, cache:
 
 
 def _tpt(loaded: LoadedModel, task: Task, settings: TestTime) -> Features:
-    from evaluation.prompts import class_prompts
-    from evaluation.tpt import Tuner
-    from evaluation.tpt_views import views
-
     prompts = class_prompts(loaded.tokenizer, task.classnames)
     tuner = Tuner(loaded.model, prompts.tokens, context_length_tokens=prompts.context)
     found = []
     for start in range(0, len(task.images), settings.pictures):
         stack = [
             views(
-                decode_rgb(data),
-                loaded.model.visual.preprocess_cfg,
+                data,
+                loaded.model,
+                np.random.Generator(np.random.Philox(key=settings.seed, counter=[0, 0, 0, position])),
                 count=settings.views,
-                augmix=settings.augmix,
-                generator=np.random.Generator(np.random.Philox(key=settings.seed, counter=[0, 0, 0, position])),
+                augmix=AUGMIX if settings.augmix else (),
             )
             for position, data in enumerate(task.images[start : start + settings.pictures], start)
         ]
