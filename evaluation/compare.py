@@ -82,11 +82,11 @@ def _compared(task: str, concepts: str, a: pa.Table, b: pa.Table, seed: int) -> 
 
 def _right(part: pa.Table) -> NDArray[np.bool_]:
     """Whether the true class stands first, alone."""
-    return (_numbers(part, "rank") == 0) & (_numbers(part, "ties") == 0)
+    return np.asarray((_numbers(part, "rank") == 0) & (_numbers(part, "ties") == 0))
 
 
 def _numbers(part: pa.Table, column: str) -> Floats:
-    return part[column].to_numpy().astype(np.float64)
+    return np.asarray(part[column].to_numpy(), dtype=np.float64)
 
 
 def _groups(table: pa.Table) -> set[tuple[str, str]]:

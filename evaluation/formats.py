@@ -111,7 +111,7 @@ def shift_average(results: Mapping[str, Mapping[str, float | None]]) -> float:
     missing = [key for key in SHIFTS if results.get(key, {}).get("main_metric") is None]
     if missing:
         raise InputError(f"the average over ImageNet's shifts lacks {', '.join(missing)}")
-    return float(np.mean([results[key]["main_metric"] for key in SHIFTS]))  # type: ignore[arg-type]
+    return float(np.mean([results[key]["main_metric"] for key in SHIFTS]))
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
