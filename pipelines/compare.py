@@ -61,7 +61,7 @@ def _line(one: Comparison) -> str:
     among = "" if one.concepts == "all" else f" (classes of {one.concepts})"
     return (
         f"compare: {one.task}{among}: {100 * one.a:.1f} and {100 * one.b:.1f}, {100 * one.difference:+.1f} "
-        f"({100 * one.low:+.1f} to {100 * one.high:+.1f}), right in one alone {one.only_a} and {one.only_b} pictures, "
+        f"({100 * one.low:+.1f} to {100 * one.high:+.1f}), alone right {one.only_a} and {one.only_b}, "
         f"p {one.p:.2g}, corrected {one.p_holm:.2g}"
     )
 

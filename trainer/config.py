@@ -97,6 +97,9 @@ class TrainConfig(BaseModel):
         None,
         description="folder of the mixture's tars from `headwater materialize`, read in sequence (for slow disks)",
     )
+    scratch: str | None = Field(
+        None, description="folder for files made once from a manifest, on a local disk; the temporary folder if null"
+    )
     check_hashes: bool = Field(False, description="compare each picture's bytes with its shard's sha256")
     log_every: Positive = Field(20, description="steps between lines of metrics.jsonl")
     save_every: int | None = Field(None, gt=0, description="samples between checkpoints; none before the end if null")

@@ -285,6 +285,7 @@ def open_loader(
         cache_bytes=config.cache_mb << 20,
         check_hashes=config.check_hashes,
         tars=config.tars is not None,
+        scratch=None if config.scratch is None else Path(config.scratch),
     )
     return Loader(
         dataset,
