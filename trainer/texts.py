@@ -18,7 +18,7 @@ def text_lengths(model: ClipModel, tokens: torch.Tensor) -> npt.NDArray[np.int64
     """
     if not can_truncate(model):
         return np.full(len(tokens), tokens.shape[1], np.int64)
-    lengths: npt.NDArray[np.int64] = (_pooled(model, tokens) + 1).cpu().numpy()
+    lengths: npt.NDArray[np.int64] = (pooled_places(model, tokens) + 1).cpu().numpy()
     return lengths
 
 
@@ -77,7 +77,7 @@ def encode_cut(model: ClipModel, tokens: torch.Tensor, length: int) -> torch.Ten
     hidden = tower.token_embedding(tokens[:, :length]).to(dtype) + tower.positional_embedding[:length].to(dtype)
     hidden = tower.transformer(hidden, attn_mask=tower.attn_mask[:length, :length])
     # The norm is one of each position alone: only the one that is taken needs it.
-    features = tower.ln_final(hidden[torch.arange(len(tokens), device=tokens.device), _pooled(model, tokens)])
+    features = tower.ln_final(hidden[torch.arange(len(tokens), device=tokens.device), pooled_places(model, tokens)])
     if isinstance(tower.text_projection, torch.nn.Linear):
         features = tower.text_projection(features)
     elif tower.text_projection is not None:
@@ -85,7 +85,7 @@ def encode_cut(model: ClipModel, tokens: torch.Tensor, length: int) -> torch.Ten
     return features
 
 
-def _pooled(model: ClipModel, tokens: torch.Tensor) -> torch.Tensor:
+def pooled_places(model: ClipModel, tokens: torch.Tensor) -> torch.Tensor:
     """The position whose feature the model takes, int64 [N]: the first of the highest token, or of its own EOS."""
     tower = text_tower(model)
     if pool_type(tower) == "argmax":

@@ -14,9 +14,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from filters.errors import ConfigError
+from trainer.allocator import keep_freed_memory
+from trainer.blocks import use_plain_layers
 from trainer.config import TrainConfig
+from trainer.features import encode_pixels, encode_tokens
 from trainer.model import ClipModel, compile_layers
-from trainer.texts import encode_cut
 
 
 class Towers:
@@ -28,6 +30,9 @@ class Towers:
 
     def __init__(self, model: ClipModel, config: TrainConfig, device: torch.device) -> None:
         self.model, self.device, self._precision = model.to(device), device, config.precision
+        if device.type == "cpu":
+            keep_freed_memory()
+        use_plain_layers(model)
         lock_towers(model, config)
         if config.checkpoint_activations:
             checkpoint_activations(model)
@@ -39,9 +44,8 @@ class Towers:
         self.image_trains, self.text_trains = (any(p.requires_grad for p in part) for part in _split(model))
         preprocess = model.visual.preprocess_cfg
         dtype = next(model.visual.parameters()).dtype
-        shape = (1, 3, 1, 1)
-        self._mean = torch.tensor(preprocess["mean"], dtype=dtype, device=device).view(shape)
-        self._std = torch.tensor(preprocess["std"], dtype=dtype, device=device).view(shape)
+        mean, std = (torch.tensor(preprocess[key], dtype=torch.float64).view(3, 1, 1) for key in ("mean", "std"))
+        self._factor, self._offset = (1 / (255 * std)).to(device, dtype), (-mean / std).to(device, dtype)
         self._layout = torch.channels_last if is_convolutional(model.visual) else torch.contiguous_format
 
     def train(self) -> None:
@@ -55,21 +59,21 @@ class Towers:
 
     def pixels(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 [n, 3, S, S] to the normalised floats that the model takes, on the device."""
-        values = images.to(self.device, non_blocking=True).to(self._mean.dtype) / 255
-        return ((values - self._mean) / self._std).contiguous(memory_format=self._layout)
+        values = images.to(self.device, non_blocking=True).to(self._offset.dtype, memory_format=self._layout)
+        return torch.addcmul(self._offset, values, self._factor)
 
     def images(self, images: torch.Tensor) -> torch.Tensor:
         """Features [n, D] of pictures, uint8 [n, 3, S, S]."""
         pixels = self.pixels(images)
         with self.autocast():
-            features = self.model.encode_image(pixels)
+            features = encode_pixels(self.model, pixels)
         return _normalised(features)
 
     def texts(self, tokens: torch.Tensor, length: int) -> torch.Tensor:
         """Features [n, D] of texts, int64 [n, context_length], none of which needs more than `length` tokens."""
         tokens = tokens.to(self.device, non_blocking=True)
         with self.autocast():
-            features = encode_cut(self.model, tokens, length)
+            features = encode_tokens(self.model, tokens, length)
         return _normalised(features)
 
     def autocast(self) -> AbstractContextManager[object]:
