@@ -73,7 +73,7 @@ def test_a_tokenizer_without_a_start_of_text_token() -> None:
     views, tokens = pictures(2, 10), class_tokens(sot=False)
     found = tune(model, views, tokens, context_length_tokens=range(4))
     assert_same(found, plain(model, views, tokens), 1e-9)
-    with pytest.raises(InputError, match="column 4 .* no start-of-text token, pass a range"):
+    with pytest.raises(InputError, match=r"column 4 .* no start-of-text token, pass a range"):
         tune(model, views, tokens)
 
 
