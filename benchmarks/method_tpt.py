@@ -81,7 +81,7 @@ def _usual_picture(
         given = context.expand(len(tokens), -1, -1)
         hidden = torch.cat([embedded[:, : places.start], given, embedded[:, places.stop :]], dim=1)
         hidden = model.transformer(hidden + model.positional_embedding, attn_mask=model.attn_mask)
-        ends = model.ln_final(hidden)[torch.arange(len(tokens)), tokens.argmax(dim=-1)]
+        ends = model.ln_final(hidden)[torch.arange(len(tokens), device=tokens.device), tokens.argmax(dim=-1)]
         return functional.normalize(ends @ model.text_projection, dim=-1)
 
     with clock.of(clock.image), torch.no_grad():
