@@ -98,15 +98,13 @@ class Tuner:
             tokens = class_tokens.clone().to(self._scale.device)
             self._prompts: Prompted = prompted(self._twin, tokens, positions)
             self._chunk, self._most, self._most_kept = chunk, *_most_tokens(self._twin)
-            self.context = self._prompts.context.to(
-                _wide(self._prompts.context)
-            )  # [n, D], where every picture starts
-            self.texts = self._texts(self.context.unsqueeze(0))[0]  # [K, E], zero-shot
+            # Where every picture starts, [n, D], and the zero-shot text features there, [K, E].
+            self.context = self._prompts.context.to(_wide(self._prompts.context))
+            self.texts = self._texts(self.context.unsqueeze(0))[0]
         bad = ~self.texts.isfinite().all(dim=1)
         if bad.any():
-            raise ModelError(
-                f"the text features of class {int(bad.int().argmax())} are not finite; check the weights"
-            )
+            first = int(bad.int().argmax())
+            raise ModelError(f"the text features of class {first} are not finite; check the weights")
 
     def features(self, views: torch.Tensor) -> torch.Tensor:
         """Unit features [B, V, E] of views [B, V, 3, H, W], each computed once; InputError for other shapes."""

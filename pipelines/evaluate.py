@@ -21,7 +21,7 @@ from pydantic import Field
 from evaluation.cache import FeatureCache
 from evaluation.compare import compare
 from evaluation.methods import Method, TestTime, scores_of
-from evaluation.results import Component, RunInfo, read_images, write_images, write_results
+from evaluation.results import ALL_CLASSES, Component, RunInfo, read_images, write_images, write_results
 from evaluation.shifts import Evaluation, Protocol, evaluate_similarities
 from evaluation.tasks import Task, load_task
 from filters.errors import ConfigError, InputError
@@ -92,7 +92,7 @@ def side_by_side(root: Root, name: str, methods: Sequence[str]) -> dict[str, Any
     found: dict[str, Any] = {}
     for method in methods[1:]:
         for one in compare(first, read_images(images_path(root, name, method))):
-            if one.concepts == "all":
+            if one.concepts in (ALL_CLASSES, one.task):  # a shift is scored among the classes that it shares
                 row = found.setdefault(one.task, {methods[0]: {"value": one.a}})
                 row[method] = {"value": one.b, "difference": one.difference, "low": one.low, "high": one.high,
                                "p_holm": one.p_holm}  # fmt: skip

@@ -56,7 +56,8 @@ def test_a_tokenizer_without_start_of_text() -> None:
 )
 def test_prompts_that_cannot_be(names: list[str], context: str, says: str) -> None:
     def joined(texts: list[str], context_length: int | None = None) -> torch.Tensor:
-        return CLIP([text.replace("- ", "") for text in texts], context_length)
+        found: torch.Tensor = CLIP([text.replace("- ", "") for text in texts], context_length)
+        return found
 
     with pytest.raises(InputError, match=says):
         class_prompts(joined, names, context)

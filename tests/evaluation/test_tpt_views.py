@@ -63,19 +63,18 @@ def test_the_first_view_is_the_models_own_and_all_have_its_size(config: dict[str
 def test_sixty_four_views_none_like_another() -> None:
     found = made()
     assert found.shape == (64, 3, SIDE, SIDE)
-    assert len(found.flatten(1).unique(dim=0)) == 64
+    assert len({view.numpy().tobytes() for view in found}) == 64
 
 
 @pytest.mark.parametrize("operations", [(), AUGMIX])
 def test_the_generator_alone_decides(operations: tuple[str, ...]) -> None:
-    before = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    before = torch.get_rng_state(), str(np.random.get_state())
     first = made(augmix=operations, count=12)
-    torch.manual_seed(1)
-    np.random.seed(1)
     assert torch.equal(made(augmix=operations, count=12), first)
     assert torch.equal(made(augmix=operations, count=7), first[:7])
     assert not torch.equal(made(1, augmix=operations, count=12), first)
-    torch.set_rng_state(before[0])
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert str(np.random.get_state()) == before[1]
 
 
 def test_crops_are_torchvisions_and_half_of_them_mirrored() -> None:
@@ -84,8 +83,10 @@ def test_crops_are_torchvisions_and_half_of_them_mirrored() -> None:
     found = levels(made(image=encoded(ramp), count=801)[1:])
     left, right = found[:, :, 0].mean(axis=(1, 2)), found[:, :, -1].mean(axis=(1, 2))
     assert abs((left > right).mean() - 0.5) < 0.06
-    torch.manual_seed(0)
-    boxes = [RandomResizedCrop.get_params(torch.zeros(3, 160, 200), [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(800)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        whole = torch.zeros(3, 160, 200)
+        boxes = [RandomResizedCrop.get_params(whole, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(800)]
     widths = np.array([box[3] for box in boxes]) / 200 * 255 * (1 - 1 / SIDE)
     quantiles = np.linspace(0.1, 0.9, 9)
     theirs, ours = np.quantile(widths, quantiles), np.quantile(np.abs(left - right), quantiles)
