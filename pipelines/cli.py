@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "materialize": ("pipelines.materialize", "a mixture to tars or parquet files for other trainers"),
     "train": ("pipelines.train", "mixtures to CLIP models"),
     "evaluate": ("pipelines.evaluate", "models on a reference and on shifted test sets"),
+    "attribute": ("pipelines.attribute", "pairs to pictures of what a model's match rests on"),
     "report": ("pipelines.report", "results to one HTML page"),
     "sql": ("pipelines.sql", "a question to the catalog"),
     "schema": ("pipelines.sql", "columns of the catalog with their meaning"),
