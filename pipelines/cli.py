@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("pipelines.evaluate", "models on a reference and on shifted test sets"),
     "compare": ("pipelines.compare", "two evaluated models, set by set, with a test"),
     "robustness": ("pipelines.robustness", "accuracies under shift to lines and effective robustness"),
+    "attribute": ("pipelines.attribute", "pairs to pictures of what a model's match rests on"),
     "report": ("pipelines.report", "results to one HTML page"),
     "sql": ("pipelines.sql", "a question to the catalog"),
     "schema": ("pipelines.sql", "columns of the catalog with their meaning"),
