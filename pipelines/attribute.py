@@ -46,7 +46,7 @@ class AttributeConfig(JobConfig):
         None, description="instead of a data root's samples: a folder of pictures, each caption in a .txt beside it"
     )
     limit: int = Field(10, ge=1, description="most pairs, in the order of their uids or file names")
-    sides: list[Literal["image", "text"]] = Field(["image", "text"], min_length=1, description="what to attribute to")
+    side: Literal["both", "image", "text"] = Field("both", description="what to attribute the match to")
     image_layer: int | None = Field(
         None, description="block after which the bottleneck sits, from 0 (-1: before the first); 9 of 12 if null"
     )
@@ -131,7 +131,7 @@ def find_settings(config: AttributeConfig, loaded: LoadedModel) -> Settings:
     images = images.to(loaded.device)
     asked: dict[Side, int | None] = {"image": config.image_layer, "text": config.text_layer}
     layers: dict[Side, int] = {}
-    for side in config.sides:
+    for side in asked if config.side == "both" else (config.side,):
         layer = asked[side]
         layers[side] = (
             shown_layer(loaded.model, side, images) if layer is None else check_layer(loaded.model, side, layer)
