@@ -95,11 +95,12 @@ def run(config: AttributeConfig) -> dict[str, Any]:
     """Draw what the match of pairs rests on, a PNG and a JSON file a pair; those that are there are left alone."""
     root, account = Root(config.root), Account("attribute")
     pairs = find_pairs(root, config.uids, config.where, config.folder, config.limit)
-    settings = find_settings(config, _load(config))
+    loaded = _load(config)
+    settings = find_settings(config, loaded)
     batches = [Batch(at, pairs[at : at + config.batch]) for at in range(0, len(pairs), config.batch)]
     local = config.local or len(batches) == 1
     unusable: dict[str, str] = {}
-    make = _Attributer(config, settings)
+    make = _Attributer(config, settings, loaded if local else None)
     for batch, result in map_shards(batches, make, cpus=config.cpus, gpus=config.gpus, local=local):
         record(account, batch, result, len(batches))
         unusable |= result.get("unusable", {})
@@ -142,13 +143,13 @@ def find_settings(config: AttributeConfig, loaded: LoadedModel) -> Settings:
 
 
 class _Attributer:
-    """Picklable: makes the function that handles one batch."""
+    """Picklable, without a model that is loaded already: makes the function that handles one batch."""
 
-    def __init__(self, config: AttributeConfig, settings: Settings) -> None:
-        self.config, self.settings = config, settings
+    def __init__(self, config: AttributeConfig, settings: Settings, loaded: LoadedModel | None) -> None:
+        self.config, self.settings, self.loaded = config, settings, loaded
 
     def __call__(self) -> Work:
-        loaded = _load(self.config)
+        loaded = self.loaded or _load(self.config)
         preprocess = split_preprocess(loaded.preprocess)
         return lambda batch: self.handle(batch, loaded, preprocess)
 
