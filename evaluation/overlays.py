@@ -70,6 +70,8 @@ def pieces(tokenizer: Any, tokens: Sequence[int], values: Sequence[float]) -> li
             waiting, highest = b"", 0.0
             joined = True
         joined = joined and not ends
+    if waiting:  # a caption that was cut within a character
+        found.append(Piece(_line(waiting.decode("utf-8", errors="replace")), highest, joined))
     return found
 
 
@@ -151,7 +153,7 @@ def _lines(caption: Sequence[Piece]) -> Iterator[list[tuple[Piece, float, float]
     left, limit = 0.25, _WIDTH - 0.25
     for number, piece in enumerate(caption):
         width = _text_width(piece.text) + 0.1
-        gap = 0.02 if piece.joined or not line else 0.13
+        gap = 0.0 if not line else 0.02 if piece.joined else 0.13
         # A word that is cut into pieces goes to the next line as a whole, where it fits into one.
         rest = width + sum(_text_width(p.text) + 0.12 for p in _same_word(caption[number + 1 :]))
         if line and left + gap + (width if piece.joined else min(rest, limit - 0.3)) > limit:

@@ -46,7 +46,7 @@ class AttributeConfig(JobConfig):
         None, description="instead of a data root's samples: a folder of pictures, each caption in a .txt beside it"
     )
     limit: int = Field(10, ge=1, description="most pairs, in the order of their uids or file names")
-    sides: list[Literal["image", "text"]] = Field(["image", "text"], min_length=1, description="what to attribute to")
+    side: Literal["both", "image", "text"] = Field("both", description="what to attribute the match to")
     image_layer: int | None = Field(
         None, description="block after which the bottleneck sits, from 0 (-1: before the first); 9 of 12 if null"
     )
@@ -95,11 +95,12 @@ def run(config: AttributeConfig) -> dict[str, Any]:
     """Draw what the match of pairs rests on, a PNG and a JSON file a pair; those that are there are left alone."""
     root, account = Root(config.root), Account("attribute")
     pairs = find_pairs(root, config.uids, config.where, config.folder, config.limit)
-    settings = find_settings(config, _load(config))
+    loaded = _load(config)
+    settings = find_settings(config, loaded)
     batches = [Batch(at, pairs[at : at + config.batch]) for at in range(0, len(pairs), config.batch)]
     local = config.local or len(batches) == 1
     unusable: dict[str, str] = {}
-    make = _Attributer(config, settings)
+    make = _Attributer(config, settings, loaded if local else None)
     for batch, result in map_shards(batches, make, cpus=config.cpus, gpus=config.gpus, local=local):
         record(account, batch, result, len(batches))
         unusable |= result.get("unusable", {})
@@ -131,7 +132,7 @@ def find_settings(config: AttributeConfig, loaded: LoadedModel) -> Settings:
     images = images.to(loaded.device)
     asked: dict[Side, int | None] = {"image": config.image_layer, "text": config.text_layer}
     layers: dict[Side, int] = {}
-    for side in config.sides:
+    for side in asked if config.side == "both" else (config.side,):
         layer = asked[side]
         layers[side] = (
             shown_layer(loaded.model, side, images) if layer is None else check_layer(loaded.model, side, layer)
@@ -142,13 +143,13 @@ def find_settings(config: AttributeConfig, loaded: LoadedModel) -> Settings:
 
 
 class _Attributer:
-    """Picklable: makes the function that handles one batch."""
+    """Picklable, without a model that is loaded already: makes the function that handles one batch."""
 
-    def __init__(self, config: AttributeConfig, settings: Settings) -> None:
-        self.config, self.settings = config, settings
+    def __init__(self, config: AttributeConfig, settings: Settings, loaded: LoadedModel | None) -> None:
+        self.config, self.settings, self.loaded = config, settings, loaded
 
     def __call__(self) -> Work:
-        loaded = _load(self.config)
+        loaded = self.loaded or _load(self.config)
         preprocess = split_preprocess(loaded.preprocess)
         return lambda batch: self.handle(batch, loaded, preprocess)
 
