@@ -27,8 +27,15 @@ class PlainBlock(ResidualAttentionBlock):  # type: ignore[misc]
         v_x: torch.Tensor | None = None,
         attn_mask: torch.Tensor | None = None,
         causal: bool = False,
+        first: bool = False,
+        places: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """[N, L, W] to the same; `k_x` and `v_x` are None. `attn_mask` [L, L] is added; `causal` stands for one."""
+        """[N, L, W] to the same; `k_x` and `v_x` are None. `attn_mask` [L, L] is added; `causal` stands for one.
+
+        With `first`, or `places` [N] that see none later, only what is at those positions, [N, W].
+        """
+        if first or places is not None:
+            return self._at(q_x, places)
         attention = self.attn
         inward = functional.linear(self.ln_1(q_x), attention.in_proj_weight, attention.in_proj_bias)
         query, key, value = _heads(inward, 3, attention.num_heads)
@@ -36,11 +43,7 @@ class PlainBlock(ResidualAttentionBlock):  # type: ignore[misc]
         hidden = q_x + self.ls_1(attention.out_proj(taken.transpose(1, 2).reshape(q_x.shape)))
         return self._after_attention(hidden)
 
-    def at(self, hidden: torch.Tensor, places: torch.Tensor | None) -> torch.Tensor:
-        """What the block gives at one position of each sequence, [N, W].
-
-        With `places` [N] it is those, which see no later one, without them the first, which sees all.
-        """
+    def _at(self, hidden: torch.Tensor, places: torch.Tensor | None) -> torch.Tensor:
         attention, normed = self.attn, self.ln_1(hidden)
         count, length, width = hidden.shape
         if places is None:
@@ -118,8 +121,8 @@ def run_to(transformer: Transformer, hidden: torch.Tensor, places: torch.Tensor 
             hidden = checkpoint(block, hidden, causal=causal, use_reentrant=False)
         else:
             hidden = block(hidden, causal=causal)
-    last: PlainBlock = transformer.resblocks[-1]
-    return last.at(hidden, places)
+    features: torch.Tensor = transformer.resblocks[-1](hidden, first=not causal, places=places)
+    return features
 
 
 def _attends_to_itself(block: ResidualAttentionBlock) -> bool:

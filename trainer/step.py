@@ -27,11 +27,10 @@ from trainer.towers import Towers, running_statistics, steady_statistics
 MAX_LOGIT_SCALE = math.log(100)  # the bound of the CLIP paper (Radford et al. 2021, §2.5)
 # Numbers in the table of cosines that is in memory at a time.
 _TABLE = 1 << 28
-# What one more chunk of texts costs, in tokens: measured on a CPU, where it is mostly the addition of gradients; on a
-# GPU a guess at what keeps it busy.
-_OVERHEAD = {"cpu": 64, "cuda": 2048}
-# Where kernels are compiled or chosen by shape, lengths are rounded up to a multiple of this.
-_MULTIPLE = 8
+# Text lengths are rounded up to a multiple, which compiled layers and half precision like. What one more chunk of
+# texts costs, in tokens: measured on a CPU, where it is mostly the addition of gradients; on a GPU a guess at what
+# keeps it busy.
+_MULTIPLE, _OVERHEAD = 8, {"cpu": 128, "cuda": 2048}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +115,8 @@ class TrainStep:
         context = batch.tokens.shape[1]
         lengths = text_lengths(self.model, batch.tokens)
         most = min(self.config.micro_batch or len(batch), len(batch)) * context
-        multiple = _MULTIPLE if self.config.compile or self.device.type != "cpu" else 1
         overhead = _OVERHEAD[self.device.type]
-        chunks = training_chunks(lengths, context, most_tokens=most, multiple=multiple, overhead=overhead)
+        chunks = training_chunks(lengths, context, most_tokens=most, multiple=_MULTIPLE, overhead=overhead)
         for chunk, length in chunks:
             rows = torch.from_numpy(chunk)
             tokens = batch.tokens[rows.to(batch.tokens.device)]

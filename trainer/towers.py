@@ -18,7 +18,7 @@ from trainer.allocator import keep_freed_memory
 from trainer.blocks import use_plain_layers
 from trainer.config import TrainConfig
 from trainer.features import encode_pixels, encode_tokens
-from trainer.model import ClipModel, compile_layers
+from trainer.model import ClipModel, text_tower
 
 
 class Towers:
@@ -40,7 +40,7 @@ class Towers:
             # Convolutions are faster with channels last: 1.6 times on the CPU.
             model.to(memory_format=torch.channels_last)
         if config.compile:
-            compile_layers(model)
+            compile_towers(model)
         self.image_trains, self.text_trains = (any(p.requires_grad for p in part) for part in _split(model))
         preprocess = model.visual.preprocess_cfg
         dtype = next(model.visual.parameters()).dtype
@@ -103,6 +103,15 @@ def checkpoint_activations(model: ClipModel) -> None:
     if isinstance(model.visual, ModifiedResNet):
         _checkpoint_stages(model.visual)
     model.set_grad_checkpointing()
+
+
+def compile_towers(model: ClipModel) -> None:
+    """Compile the layers of open_clip's transformers in place, for chunks of texts of any size."""
+    # All layers share their compiled forms: of two towers, all positions or one, with gradients and without.
+    torch._dynamo.config.recompile_limit = max(32, torch._dynamo.config.recompile_limit)
+    for tower, dynamic in ((model.visual, None), (text_tower(model), True)):
+        for block in getattr(getattr(tower, "transformer", None), "resblocks", ()):
+            block.compile(dynamic=dynamic)
 
 
 def is_convolutional(visual: nn.Module) -> bool:
