@@ -18,14 +18,14 @@ from trainer.model import ClipModel, text_tower
 from trainer.texts import text_lengths
 
 try:
-    from torch.nn.attention.varlen import varlen_attn
+    from torch.nn.attention import varlen
 except ImportError:  # PyTorch before 2.10
-    varlen_attn = None
+    varlen = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Texts one after the other, shortest first: T tokens, their positions, where each text starts, and its length."""
+    """Texts one after the other, shortest first: T tokens, their positions, where each text starts, its length."""
 
     tokens: torch.Tensor
     positions: torch.Tensor
@@ -42,8 +42,8 @@ def pack(model: ClipModel, tokens: torch.Tensor, device: torch.device) -> Packed
     flat = torch.cat([row[:length] for row, length in zip(ordered, lengths.tolist(), strict=True)])
     positions = torch.cat([torch.arange(length) for length in lengths.tolist()])
     starts = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]))
-    on = {"device": device, "non_blocking": True}
-    return Packed(flat.to(**on), positions.to(**on), starts.to(**on), lengths.tolist(), torch.from_numpy(order))
+    flat, positions, starts = (part.to(device, non_blocking=True) for part in (flat, positions, starts))
+    return Packed(flat, positions, starts, lengths.tolist(), torch.from_numpy(order))
 
 
 def encode_packed(model: ClipModel, packed: Packed) -> torch.Tensor:
@@ -53,7 +53,7 @@ def encode_packed(model: ClipModel, packed: Packed) -> torch.Tensor:
     for block in tower.transformer.resblocks:
         hidden = hidden + _attention(block, block.ln_1(hidden), packed)
         hidden = hidden + block.mlp(block.ln_2(hidden))
-    features = tower.ln_final(hidden[packed.starts[1:] - 1]) @ tower.text_projection
+    features: torch.Tensor = tower.ln_final(hidden[packed.starts[1:] - 1]) @ tower.text_projection
     back = torch.empty_like(packed.order)
     back[packed.order] = torch.arange(len(back))
     return features[back.to(features.device)]
@@ -64,7 +64,7 @@ def _attention(block: ResidualAttentionBlock, hidden: torch.Tensor, packed: Pack
     heads, width = attention.num_heads, hidden.shape[-1]
     inward = functional.linear(hidden, attention.in_proj_weight, attention.in_proj_bias)
     parts = inward.view(-1, 3, heads, width // heads)
-    found = _varlen(parts, packed) if hidden.is_cuda and varlen_attn is not None else _by_length(parts, packed)
+    found = _varlen(parts, packed) if hidden.is_cuda and varlen is not None else _by_length(parts, packed)
     result: torch.Tensor = attention.out_proj(found.reshape(-1, width))
     return result
 
@@ -72,7 +72,7 @@ def _attention(block: ResidualAttentionBlock, hidden: torch.Tensor, packed: Pack
 def _varlen(parts: torch.Tensor, packed: Packed) -> Any:
     query, key, value = parts.unbind(1)
     starts, longest = packed.starts.to(torch.int32), packed.lengths[-1]
-    return varlen_attn(query, key, value, starts, starts, longest, longest, window_size=(-1, 0))
+    return varlen.varlen_attn(query, key, value, starts, starts, longest, longest, window_size=(-1, 0))
 
 
 def _by_length(parts: torch.Tensor, packed: Packed) -> torch.Tensor:

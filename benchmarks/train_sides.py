@@ -48,8 +48,8 @@ STEPS = 20_000  # of the run that the learning rate is for: its warm-up, open_cl
 class Side:
     """One way to take training steps.
 
-    `precision` has open_clip's names. `texts` and `optimizer` are for ours: `whole` runs the text tower over 77 tokens,
-    `plain` is AdamW as open_clip makes it. `stream`: every batch is new, and each step's loss is kept.
+    `precision` has open_clip's names. `texts` and `optimizer` are for ours: `whole` runs the text tower over 77
+    tokens, `plain` is AdamW as open_clip makes it. `stream`: every batch is new, and each step's loss is kept.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a side took a step: seconds, CPU seconds; its losses; peak memory in bytes; FLOPs, padding left out or in."""
+    """What a side took a step: seconds, CPU seconds; losses; peak memory in bytes; FLOPs, padding left out or in."""
 
     seconds: float
     cpu: float
