@@ -80,8 +80,8 @@ class MixtureDataset:
     """Pictures and captions of a manifest, read by offset from `<shards_root>/<source>/<shard>.tar`.
 
     A sample is a function of (manifest, seed, epoch, position): the row that `order` has there, `view` of its bytes
-    with the generator of the position (see Chance), then those changes of `augmentation` that are made of a finished
-    view. Of several captions one is drawn by (seed, epoch, position).
+    with the generator of the position (see Chance), then `augmentation`: the changes that are still to be made of a
+    finished view, by draws of their own. Of several captions one is drawn by (seed, epoch, position).
 
     With `tars`, `shards_root` is the folder of the tars that `headwater materialize` made of the manifest. They are
     read one after the other in an order drawn for each epoch, each from its beginning; all else is the same.
@@ -116,7 +116,7 @@ class MixtureDataset:
         self.tokens = Tokens(tokenize)
         self._root = shards_root
         self._view = view
-        self._later = later(augmentation or AugmentConfig())
+        self._after = augmentation if augmentation != AugmentConfig() else None
         self._cache: dict[tuple[int, int], Pixels] = {}
         self._cache_rows = cache_bytes // (3 * size * size)
         self.reopen()
@@ -181,8 +181,8 @@ class MixtureDataset:
         part.sources[:] = self.rows.take(part.rows)["source"]
         choice = sample_order(positions.astype(np.uint64), epoch_salt("caption", epoch.seed, epoch.number))
         part.tokens[:] = self.tokens(self.rows.captions(part.rows, choice))
-        if self._later is not None:
-            _change(part.images, draws(epoch.seed, epoch.number, positions), self._later)
+        if self._after is not None:
+            _change(part.images, draws(epoch.seed, epoch.number, positions), self._after)
         return failures
 
     def reopen(self, processes: int = 1) -> None:
@@ -244,13 +244,6 @@ def fit(image: Image.Image, side: int) -> Pixels:
     resized = image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
     canvas.paste(resized, ((side - width) // 2, (side - height) // 2))
     return np.asarray(canvas)
-
-
-def later(config: AugmentConfig) -> AugmentConfig | None:
-    """The changes that are made of a finished view; None if there are none. Crop, jitter and grey are the view's."""
-    view = AugmentConfig().model_dump(include={"crop", "crop_ratio", "jitter", "jitter_prob", "grey"})
-    rest = config.model_copy(update=view)
-    return None if rest == AugmentConfig() else rest
 
 
 def _change(images: Pixels, uniform: torch.Tensor, config: AugmentConfig) -> None:

@@ -22,8 +22,7 @@ from tests.trainer.conftest import (
 )
 from trainer.augment import augment, draws
 from trainer.batch import Index
-from trainer.config import AugmentConfig
-from trainer.dataset import Epoch, Failure, MixtureDataset, Part, fit, later
+from trainer.dataset import Epoch, Failure, MixtureDataset, Part, fit
 from trainer.images import decode_rgb
 from trainer.rooms import Rooms
 
@@ -138,13 +137,6 @@ def test_of_several_captions_each_comes_by_turns(mix: TinyMix, tmp_path: Path) -
     assert seen == [set(of_row) for of_row in texts]
     again, _ = fill(data, [5], Epoch(0, 15), np.array([5]))
     assert captions_of(again) == [captions_of(part)[5]]
-
-
-def test_which_changes_come_after_the_view() -> None:
-    assert later(AugmentConfig()) is None
-    assert later(AugmentConfig(crop=(0.9, 1.0), crop_ratio=(1.0, 1.0), jitter=(0.1, 0, 0, 0), grey=0.2)) is None
-    rest = later(AugmentConfig(crop=(0.9, 1.0), grey=0.2, zoom=0.1))
-    assert rest == AugmentConfig(zoom=0.1)
 
 
 def test_only_formats_of_pictures_are_opened_and_16_bits_are_rounded() -> None:
