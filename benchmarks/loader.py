@@ -168,6 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             results = Results(corpus)
             results.add(rounds, seconds)
             figures |= report(results)
+            sys.stdout.flush()
             if chosen.profile:
                 figures |= profile(corpus, chosen.quick, seconds)
     met = {name: figures[name] >= goal if name in figures else None for name, goal in GOALS.items()}

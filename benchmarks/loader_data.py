@@ -92,9 +92,10 @@ def _pictures(corpus: Corpus) -> list[bytes]:
 
 @functools.cache
 def _words() -> list[str]:
-    """Words that are one token each, the frequent ones first."""
+    """The 3,000 most frequent words of the tokenizer, each one token: so many are soon known to any of the sides."""
     encoder = SimpleTokenizer().encoder
-    return [word[:-4] for word in encoder if word.endswith("</w>") and word.isascii() and word[:-4].islower()]
+    words = [word[:-4] for word in encoder if word.endswith("</w>") and word.isascii() and word[:-4].islower()]
+    return [word for word in words if len(word) > 1][:3000]
 
 
 def _samples(corpus: Corpus, pictures: list[bytes], shard: int) -> Iterator[Sample]:
@@ -103,7 +104,7 @@ def _samples(corpus: Corpus, pictures: list[bytes], shard: int) -> Iterator[Samp
     lengths, rng, words = caption_lengths(count, seed=shard), np.random.default_rng(shard), _words()
     for index, length in enumerate(lengths.tolist()):
         data = pictures[(first + index) % len(pictures)]
-        # The frequent words are the tokenizer's first ones, and are drawn most often.
+        # The frequent words are the first ones, and are drawn most often.
         drawn = (rng.random(length - 2) ** 3 * len(words)).astype(int)
         caption = " ".join([*(words[number] for number in drawn.tolist()), str(first + index)])
         uid = hashlib.sha256(caption.encode()).hexdigest()[:32]

@@ -53,6 +53,7 @@ def shares(corpus: Corpus, units: int, seconds: float, workers: int) -> dict[str
     part = Part.of(Rooms(dataset.shapes(_UNIT), pin=False).take())
     fill = clock.timed("fill", dataset.fill)
     dataset.fill(epoch, np.arange(_UNIT), order[:_UNIT], part)
+    dataset.tokens(dataset.rows.captions(order, np.zeros(len(order), np.uint64)))  # every word is known
     with ExitStack() as patches:
         for name, work in _PARTS.items():
             patches.enter_context(mock.patch.object(crops, name, clock.timed(work, getattr(crops, name))))
