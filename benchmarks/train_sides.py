@@ -152,8 +152,8 @@ class Ours:
 
     def text_tokens(self, batch: Batch) -> list[tuple[int, int]]:
         """Texts of each pass and the length to which they are padded."""
-        pieces = [piece for piece in self.step._text_pieces(batch) if isinstance(piece.encode, functools.partial)]
-        return [(len(piece.rows), piece.encode.args[1]) for piece in pieces]
+        pieces = list(self.step._text_pieces(batch))
+        return [(len(p.rows), p.encode.args[1]) for p in pieces if isinstance(p.encode, functools.partial)]
 
 
 class OpenClip:
@@ -222,7 +222,7 @@ def step_flops(model: Any, images: int, texts: Sequence[tuple[int, int]]) -> flo
     forward += transformer_flops(width, visual.transformer.layers, images, patches + 1)
     tower = model.transformer
     forward += sum(transformer_flops(tower.width, tower.layers, count, length) for count, length in texts)
-    return 3.0 * forward
+    return float(3 * forward)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
