@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import mmap
 import multiprocessing
 import signal
 import warnings
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
@@ -124,7 +126,7 @@ class Workers:
         # A worker learns of our end by the end of its connection, if no other one holds our side of it.
         ours = [mine, *(worker.connection for worker in self._all)]
         process = context.Process(target=_work, args=(dataset, workers, self._rooms, theirs, ours), daemon=True)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _no_collection():
             # Python 3.12 warns of locks that other threads hold now: a worker needs none of them.
             warnings.simplefilter("ignore", DeprecationWarning)
             process.start()
@@ -143,6 +145,18 @@ class Workers:
                 raise _ended(worker) from error
             worker.waiting -= 1
             by_slot[slot].answer = answer
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Meanwhile, and in a process that is forked meanwhile, no garbage is collected."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _ended(worker: _Worker) -> HeadwaterError:
@@ -174,6 +188,10 @@ def _work(
     dataset: MixtureDataset, workers: int, rooms: list[Part], connection: Connection, others: list[Connection]
 ) -> None:
     """What a worker does: fill units into their slots until the connection ends."""
+    # What was made before the fork is not this process's to destroy: Ray's handles would wait for a lock of a thread
+    # that is not here.
+    gc.freeze()
+    gc.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for other in others:

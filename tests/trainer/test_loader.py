@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import itertools
 import json
@@ -273,3 +274,25 @@ def test_workers_end_with_the_process_and_say_nothing(mix: TinyMix, tmp_path: Pa
     while any(map(is_there, workers)) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not any(map(is_there, workers))
+
+
+def test_a_worker_destroys_nothing_that_was_made_before_it(mix: TinyMix, tmp_path: Path) -> None:
+    """Garbage of the parent, as Ray's handles, waits in its destructor for a thread that a forked process lacks."""
+
+    class Handle:
+        def __init__(self) -> None:
+            self.me = self  # only a collection finds it
+
+        def __del__(self) -> None:
+            (tmp_path / str(os.getpid())).touch()
+
+    gc.disable()
+    try:
+        Handle()
+        take(mix, 4, workers=2)
+        assert not gc.isenabled()
+        assert not list(tmp_path.iterdir())
+    finally:
+        gc.enable()
+    gc.collect()
+    assert [path.name for path in tmp_path.iterdir()] == [str(os.getpid())]
