@@ -61,9 +61,7 @@ class Tried:
     samples_per_s: float | None
 
 
-def try_micro_batches(
-    manifest: Path, shards_root: Path | str, config: TrainConfig, ranks: int = 1, seconds: float = _TIMED_SECONDS
-) -> list[Tried]:
+def try_micro_batches(manifest: Path, shards_root: Path | str, config: TrainConfig, ranks: int = 1) -> list[Tried]:
     """Real steps with 8, 16, 32 ... pairs a pass, up to a process's part of the batch or the end of its memory."""
     began, device = start(config), device_of(config)
     found: list[Tried] = []
@@ -76,7 +74,7 @@ def try_micro_batches(
                 found.append(Tried(size, None))
                 break
             try:
-                found.append(Tried(size, round(_time_step(began, config, device, many, seconds), 1)))
+                found.append(Tried(size, round(_time_step(began, config, device, many), 1)))
             except torch.OutOfMemoryError:
                 found.append(Tried(size, None))
                 break
@@ -101,7 +99,7 @@ def _time_loader(
         batches = iter(loader)
         batch = next(batches)  # sets up
         begin, seen = time.perf_counter(), 0
-        while (passed := time.perf_counter() - begin) < _TIMED_SECONDS / 2 or not seen:
+        while time.perf_counter() - begin < _TIMED_SECONDS / 2 or not seen:
             batch = next(batches)
             seen += len(batch)
         passed = time.perf_counter() - begin
@@ -110,16 +108,14 @@ def _time_loader(
     return seen / passed, batch
 
 
-def _time_step(
-    began: Start, config: TrainConfig, device: torch.device, batch: Batch, seconds: float = _TIMED_SECONDS
-) -> float:
+def _time_step(began: Start, config: TrainConfig, device: torch.device, batch: Batch) -> float:
     """Samples a second of steps with this one batch; the model's weights change."""
     single = config.model_copy(update={"batch": len(batch), "micro_batch": None, "compile": False})
     step = TrainStep(began.model, single, device=device, ranks=Ranks(), steps=1)
     step(batch, 0.0)
     _wait(device)
     begin, done = time.perf_counter(), 0
-    while time.perf_counter() - begin < seconds or not done:
+    while time.perf_counter() - begin < _TIMED_SECONDS or not done:
         step(batch, 0.0)
         _wait(device)
         done += 1

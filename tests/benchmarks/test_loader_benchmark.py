@@ -53,11 +53,13 @@ def test_sides_give_bytes(corpus: Corpus, name: str, part: bool) -> None:
     assert rate.seconds >= 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ours", "webdataset", "ImageFolder"])
 def test_sides_select_a_tenth(corpus: Corpus, name: str) -> None:
     assert next(DECODED[name](corpus, True, 0)) == BATCH
 
 
+@pytest.mark.slow
 def test_profile_is_complete(corpus: Corpus) -> None:
     found = shares(corpus, 1, 0.01, 0)
     assert set(found) >= {"read", "decode", "resize", "tokenise", "floats", "hand-over"}

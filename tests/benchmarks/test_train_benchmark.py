@@ -9,6 +9,7 @@ from benchmarks.train import main
 from benchmarks.train_sides import Side, run_side
 
 
+@pytest.mark.slow
 def test_a_quick_run_compares_all_sides(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--quick"]) == 0
     out = capsys.readouterr().out

@@ -91,6 +91,7 @@ def assert_alike(out: Path, other: Path) -> None:
         torch.testing.assert_close(value, others[key], atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_two_processes_of_torchrun_are_one(root: Path, alone: Path) -> None:
     done = torchrun(root, 2)
     assert done.returncode == 0, done.stderr
@@ -126,6 +127,7 @@ def test_a_failure_of_any_process_is_one_line(root: Path, capfd: pytest.CaptureF
     assert "a batch of 99 needs as many pairs (there are 64)" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_fails_in_a_process_of_ray_is_said_in_one_line(ray_session: None) -> None:
     def work(item: str) -> dict[str, Any]:
         import torch.distributed
@@ -140,7 +142,10 @@ def test_what_fails_in_a_process_of_ray_is_said_in_one_line(ray_session: None) -
         run_together(work, "luck", 9)
 
 
-def test_the_dry_run_says_what_a_run_would_take(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_dry_run_says_what_a_run_would_take(
+    root: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.estimate._TIMED_SECONDS", 0.4)
     flags = ["--root", str(root), "--config", str(root / "recipe.yaml"), "--dry-run", "--find-batch"]
     assert train.main(flags) == 0
     out, err = capfd.readouterr()
