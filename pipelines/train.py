@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -85,7 +86,8 @@ class _Trainer:
     """Picklable: makes the function that trains on one mixture."""
 
     def __init__(self, root: Root, config: TrainJobConfig) -> None:
-        self.root, self.config = root, config
+        # A worker of Ray stands in another folder.
+        self.root, self.config = root, config.model_copy(update={"train": with_whole_paths(config.train)})
 
     def __call__(self) -> Work:
         return self.train
@@ -102,6 +104,14 @@ class _Trainer:
         manifest = root.local("mixes", name, "manifest.parquet")
         result = train(manifest, root.local("shards"), root.local("models", name), recipe, evaluations)
         return {"rows": result["samples_seen"], "counts": {"seen": result["samples_seen"]}}
+
+
+def with_whole_paths(recipe: TrainConfig) -> TrainConfig:
+    """The recipe with each path in it that is there written from the root on."""
+    given = {name: getattr(recipe, name) for name in ("model", "pretrained", "tars", "scratch")}
+    return recipe.model_copy(
+        update={name: str(Path(path).resolve()) for name, path in given.items() if path and Path(path).exists()}
+    )
 
 
 def _on_ray(trainer: _Trainer, name: str, config: TrainJobConfig) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from pipelines import train
 from pipelines.engine import run_together
 from tests.conftest import TINY
 from tests.trainer.conftest import TinyMix, draw, write_mix
+from trainer.config import TrainConfig
 
 HERE = Path(__file__).parents[2]
 WEIGHTS = "open_clip_model.safetensors"
@@ -176,6 +177,15 @@ def test_evaluation_while_training_goes_to_the_metrics(root: Path, eval_set: str
         assert set(one["held_out"]["by_source"]) == {"a", "b"}
         assert (one["held_out"]["pairs"], one["held_out"]["broken"]) == (32, 0)
     assert found[1]["held_out"]["loss"] < found[0]["held_out"]["loss"]
+
+
+def test_a_path_that_is_there_is_the_same_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    recipe = TrainConfig(model="model", pretrained="laion2b_e16")
+    whole = train.with_whole_paths(recipe)
+    assert (whole.model, whole.pretrained, whole.tars) == (str(tmp_path / "model"), "laion2b_e16", None)
+    assert train.with_whole_paths(TrainConfig(model="RN50")).model == "RN50"
 
 
 @pytest.fixture
