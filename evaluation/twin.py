@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import nn
 
+from trainer.embed import each_core
 from trainer.model import ClipModel
 from trainer.packed import PackedLinear, pack_layers
 
@@ -59,23 +58,10 @@ def image_features(twin: ClipModel, images: torch.Tensor) -> torch.Tensor:
     if not on_cpu:
         return torch.cat([features(part) for part in torch.split(images, _PART_ON_GPU)])
     size = max(1, min(_PART, math.ceil(len(images) / torch.get_num_threads())))
-    return torch.cat(_each_core(features, torch.split(images, size)))
+    return torch.cat(each_core(features, torch.split(images, size)))
 
 
 def unit(features: torch.Tensor) -> torch.Tensor:
     """Rows of length 1, in at least float32."""
     wide = features.to(torch.promote_types(features.dtype, torch.float32))
     return nn.functional.normalize(wide, dim=-1)
-
-
-def _each_core(function: Callable[[torch.Tensor], torch.Tensor], parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """`function` of each part, on as many threads as torch uses, none of which uses others in turn."""
-    threads = torch.get_num_threads()
-    if threads == 1 or len(parts) == 1:
-        return [function(part) for part in parts]
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(function, parts))
-    finally:
-        torch.set_num_threads(threads)

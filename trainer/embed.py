@@ -85,7 +85,7 @@ def _images_on_cores(loaded: LoadedModel, images: Sequence[bytes], batch: int, f
     size = _part(loaded, len(images), min(batch, _PART))
     pixels = partial(_pixels, preprocess, images, size, faults)
     starts = range(0, len(images), size)
-    parts = _each_core(lambda start: _image_features(loaded, preprocess, [pixels(start)]), starts)
+    parts = each_core(lambda start: _image_features(loaded, preprocess, [pixels(start)]), starts)
     return _finite(loaded, parts, "picture", np.arange(len(images)), faults)
 
 
@@ -107,7 +107,7 @@ def embed_texts(
     chunks = list(length_chunks(lengths, _part(loaded, int(lengths.sum()), most)))
     features = partial(_text_features, loaded, tokens, lengths)
     with without_tf32():
-        parts = [features(chunk) for chunk in chunks] if _on_gpu(loaded) else _each_core(features, chunks)
+        parts = [features(chunk) for chunk in chunks] if _on_gpu(loaded) else each_core(features, chunks)
     order = np.concatenate(chunks)
     found = np.empty((len(texts), loaded.embed_dim), np.float32)
     found[order] = _finite(loaded, parts, "text", order, faults)
@@ -202,7 +202,7 @@ def _text_features(
     return _unit(loaded, encode_cut(loaded.model, tokens[chunk].to(loaded.device), int(lengths[chunk[-1]])))
 
 
-def _each_core(function: Callable[[Item], torch.Tensor], items: Iterable[Item]) -> list[torch.Tensor]:
+def each_core(function: Callable[[Item], torch.Tensor], items: Iterable[Item]) -> list[torch.Tensor]:
     """`function` of each item, on as many threads as torch uses, none of which uses others in turn."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
