@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,13 +112,6 @@ def shift_average(results: Mapping[str, Mapping[str, float | None]]) -> float:
     if missing:
         raise InputError(f"the average over ImageNet's shifts lacks {', '.join(missing)}")
     return float(np.mean([results[key]["main_metric"] for key in SHIFTS]))
-
-
-def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Lines into a file, whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    temporary.replace(path)
 
 
 def _number(value: Any) -> float | None:

@@ -16,7 +16,6 @@ from evaluation.formats import (
     read_clip_benchmark,
     read_datacomp,
     shift_average,
-    write_lines,
 )
 from filters.errors import InputError
 
@@ -45,7 +44,7 @@ def test_datacomp_s_lines_and_averages(tmp_path: Path) -> None:
     ]
     lines.append(datacomp_line("fairness/fairface", "FairFace", {"acc": 0.1}))
     path = tmp_path / "eval_results.jsonl"
-    write_lines(path, lines)
+    path.write_text("\n".join(lines))
     found = read_datacomp(path)
     assert found["vtab/pets"]["main_metric"] == 0.9
     assert found["fairness/fairface"]["main_metric"] is None
