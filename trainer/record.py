@@ -15,7 +15,7 @@ from trainer.start import architecture, weights_digest
 RECORD_NAME = "train.json"
 # Fields that say where things lie, how fast it goes or what is written beside the weights, not what they become.
 _NO_MATTER = {
-    "model", "pretrained", "device", "workers", "cache_mb", "check_hashes", "log_every", "save_every", "keep_every",
+    "model", "pretrained", "device", "workers", "cache_mb", "log_every", "save_every", "keep_every",
     "evaluate_every", "tensorboard", "wandb", "tars", "scratch",
 }  # fmt: skip
 
