@@ -18,6 +18,7 @@ from trainer.allocator import keep_freed_memory
 from trainer.blocks import use_plain_layers
 from trainer.config import TrainConfig
 from trainer.features import encode_pixels, encode_tokens
+from trainer.floats import normalised
 from trainer.model import ClipModel, text_tower
 
 
@@ -43,6 +44,7 @@ class Towers:
             compile_towers(model)
         self.image_trains, self.text_trains = (any(p.requires_grad for p in part) for part in _split(model))
         preprocess = model.visual.preprocess_cfg
+        self._mean, self._std = preprocess["mean"], preprocess["std"]
         dtype = next(model.visual.parameters()).dtype
         mean, std = (torch.tensor(preprocess[key], dtype=torch.float64).view(3, 1, 1) for key in ("mean", "std"))
         self._factor, self._offset = (1 / (255 * std)).to(device, dtype), (-mean / std).to(device, dtype)
@@ -59,6 +61,8 @@ class Towers:
 
     def pixels(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 [n, 3, S, S] to the normalised floats that the model takes, on the device."""
+        if self.device.type == "cpu" and self._offset.dtype == torch.float32:
+            return normalised(images, self._mean, self._std)
         values = images.to(self.device, non_blocking=True).to(self._offset.dtype, memory_format=self._layout)
         return torch.addcmul(self._offset, values, self._factor)
 
