@@ -16,8 +16,8 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from benchmarks.loader_data import Corpus
 from benchmarks.loader_sides import BATCH, VIEW, measure, mixture, ours
 from trainer import crops
-from trainer.dataset import Epoch, Part
 from trainer.allocator import keep_freed_memory
+from trainer.dataset import Epoch, Part
 from trainer.floats import normalised
 from trainer.rooms import Rooms
 
