@@ -15,7 +15,7 @@ from evaluation.tasks import Task
 from evaluation.tpt import Tuner
 from evaluation.tpt_views import AUGMIX, views
 from evaluation.umfc import Calibrator
-from evaluation.zeroshot import Features, heads, zero_shot
+from evaluation.zeroshot import Features, heads, logit_scale, zero_shot
 from trainer.model import LoadedModel
 
 Method: TypeAlias = Literal["zero_shot", "tpt", "umfc"]
@@ -54,10 +54,20 @@ def scores_of(
     return {task.name: _tpt(loaded, task, settings) for task in tasks}
 
 
+def scale_of(method: Method, loaded: LoadedModel) -> float:
+    """What makes logits of a method's scores: `zero_shot` gives cosines, the others logits."""
+    return logit_scale(loaded) if method == "zero_shot" else 1.0
+
+
 def _umfc(loaded: LoadedModel, tasks: Sequence[Task], settings: TestTime, cache: FeatureCache) -> dict[str, Features]:
     features = [cache.images(loaded, task) for task in tasks]
     calibrator = Calibrator(
-        settings.clusters, rule=settings.rule, alpha=settings.alpha, beta=settings.beta, seed=settings.seed
+        settings.clusters,
+        rule=settings.rule,
+        alpha=settings.alpha,
+        beta=settings.beta,
+        scale=logit_scale(loaded),
+        seed=settings.seed,
     )
     calibrator.fit(np.concatenate(features))
     made = heads(loaded, tasks)

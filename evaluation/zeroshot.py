@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from evaluation.cache import FeatureCache
 from evaluation.tasks import Task
-from filters.errors import ModelError
+from filters.errors import InputError, ModelError
 from trainer.embed import embed_texts
 from trainer.model import LoadedModel
 
@@ -58,8 +58,10 @@ def similarities(images: Features, head: Features) -> Features:
     """Cosine of each picture [N, E] with each class [C, E], float32 [N, C].
 
     The sum runs in float64 and is rounded once, so that ranks do not depend on the number of threads and equal heads
-    give exactly equal scores.
+    give exactly equal scores. InputError for two widths.
     """
+    if images.ndim != 2 or head.ndim != 2 or images.shape[1] != head.shape[1]:
+        raise InputError(f"pictures' features {images.shape} and classes' {head.shape} are not of one width")
     product: Features = (images.astype(np.float64) @ head.astype(np.float64).T).astype(np.float32)
     return product
 
@@ -76,6 +78,11 @@ def zero_shot(
         similarities(cache.images(loaded, task, batch=batch), head)
         for task, head in zip(tasks, heads(loaded, tasks, batch=batch), strict=True)
     ]
+
+
+def logit_scale(loaded: LoadedModel) -> float:
+    """What a model multiplies cosines by before it takes their softmax."""
+    return float(loaded.model.logit_scale.detach().exp())
 
 
 def template_hash(templates: Sequence[str]) -> str:
