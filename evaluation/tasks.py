@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from evaluation.images import take
-from evaluation.pictures import CLASSNAMES
+from evaluation.pictures import CLASSNAMES, one_line
 from filters.errors import InputError
 from trainer.images import decode_rgb
 
@@ -66,9 +66,8 @@ def load_task(folder: str | Path, name: str | None = None) -> Task:
     label or picture that is missing or broken (named by its member), and for a class without pictures.
     """
     folder = Path(folder)
-    kind = folder / "dataset_type.txt"
-    if kind.exists():
-        raise InputError(f"{folder} is a {kind.read_text().strip()} set; only zero-shot classification sets are read")
+    if kind := _label(folder / "dataset_type.txt"):
+        raise InputError(f"{folder} is a {kind} set; only zero-shot classification sets are read")
     classnames, templates = _lines(folder / CLASSNAMES), _lines(folder / TEMPLATES)
     if bad := [line for line in templates if "{c}" not in line]:
         raise InputError(f"{folder / TEMPLATES}: {bad[0]!r} has no {{c}} where the class name belongs")
@@ -106,7 +105,8 @@ def _lines(path: Path) -> list[str]:
 
 
 def _label(path: Path) -> str:
-    return path.read_text(encoding="utf-8").strip() if path.exists() else ""
+    """What a file of one line says, nothing where there is none."""
+    return " ".join(path.read_text(encoding="utf-8", errors="replace").split()) if path.exists() else ""
 
 
 def _tars(folder: Path) -> list[Path]:
@@ -131,7 +131,7 @@ def _samples(tar: Path, classes: int) -> list[tuple[str, bytes, int]]:
                     stem, _, suffix = file.partition(".")
                     parts.setdefault(directory + slash + stem, {})[suffix.lower()] = stream.read()
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise InputError(f"{tar} is not a whole tar: {error}") from error
+        raise InputError(f"{tar} is not a whole tar: {one_line(error)}") from error
     return [_sample(f"{tar}: member {key}", key, part, classes) for key, part in parts.items()]
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from evaluation.cache import FeatureCache
 from evaluation.tasks import Task
 from filters.errors import InputError, ModelError
-from trainer.embed import embed_texts
+from trainer.embed import UnusableItem, embed_texts
 from trainer.model import LoadedModel
 
 Features = NDArray[np.float32]
@@ -29,7 +29,12 @@ def class_embeddings(
     ModelError for a name whose prompts cancel out or give no numbers.
     """
     prompts = [template.replace("{c}", name) for name in classnames for template in templates]
-    each = embed_texts(loaded, prompts, batch=batch).astype(np.float64)
+    try:
+        each = embed_texts(loaded, prompts, batch=batch).astype(np.float64)
+    except UnusableItem as error:
+        raise ModelError(
+            f"the text tower gives no usable embedding for {prompts[error.position]!r}: {error}"
+        ) from error
     each /= np.linalg.norm(each, axis=1, keepdims=True)
     mean = each.reshape(len(classnames), len(templates), -1).mean(axis=1)
     length = np.linalg.norm(mean, axis=1, keepdims=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from evaluation.tasks import Task
 from trainer.model import LoadedModel, load_model
@@ -21,6 +24,16 @@ def encode(pixels: np.ndarray, kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind)
     return buffer.getvalue()
+
+
+def nan_model(tiny_model: Path, folder: Path, weight: str) -> Path:
+    """The tiny model with one weight made NaN."""
+    shutil.copytree(tiny_model, folder)
+    [file] = folder.glob("*.safetensors")
+    weights = load_file(file)
+    weights[weight].fill_(torch.nan)
+    save_file(weights, file)
+    return folder
 
 
 @pytest.fixture(scope="session")
