@@ -6,6 +6,7 @@ import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from evaluation.tasks import Task
+from tests.evaluation.m2ib_models import clip
 from trainer.model import LoadedModel, load_model
 
 MakeTask = Callable[..., Task]
@@ -56,3 +58,9 @@ def make_task() -> MakeTask:
         return Task(name, images, labels, classes, ["a photo of a {c}.", "a drawing of a {c}."], keys, family)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def vit() -> Any:
+    """A small ViT in float64, of three blocks a tower."""
+    return clip()
