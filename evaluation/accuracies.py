@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from evaluation.formats import Row, is_datacomp, read_rows
+from evaluation.formats import Row, is_benchmark_table, is_datacomp, read_rows
 from evaluation.results import Component, Figure, Result, read_results
 from filters.errors import InputError
 
@@ -154,7 +154,7 @@ def read_scores(path: Path, metric: Metric = "acc1") -> list[ModelScores]:
     if path.is_dir() or path.suffix.lower() == ".json":
         found = from_rows(read_rows(path))
     elif path.suffix.lower() == ".csv":
-        found = read_csv(path)
+        found = from_rows(read_rows(path)) if is_benchmark_table(path) else read_csv(path)
     else:
         found = from_rows(read_rows(path)) if is_datacomp(path) else from_results(read_results(path), metric)
     if not found:

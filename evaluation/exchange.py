@@ -17,6 +17,7 @@ from evaluation.formats import (
     clip_benchmark_record,
     datacomp_key,
     datacomp_line,
+    is_benchmark_table,
     main_metric,
     read_rows,
 )
@@ -54,7 +55,7 @@ def read_foreign(path: Path) -> list[Row]:
     """Results of CLIP_benchmark or DataComp, or a table (.csv) of accuracies; InputError for what is none of them."""
     if not path.exists():
         raise InputError(f"{path}: no such file")
-    if path.is_dir() or path.suffix.lower() != ".csv":
+    if path.is_dir() or path.suffix.lower() != ".csv" or is_benchmark_table(path):
         return read_rows(path)
     return [
         Row(model=s.model, source=s.source, dataset=name, metrics={"acc1": value}, size=s.size, n=s.images.get(name))

@@ -21,6 +21,7 @@ TASKS = 38  # that DataComp's average needs, no more and no fewer
 EVAL_RESULTS = "eval_results.jsonl"  # DataComp's name of its file, which lies in a folder a model
 ZERO_SHOT = "zeroshot_classification"  # CLIP_benchmark's name of the task
 CLIP_BENCHMARK_NAME = "{dataset}_{pretrained}_{model}_{language}_{task}.json"
+_BESIDE = ("dataset", "model", "pretrained", "task", "language", "model_fullname")  # metrics in its table
 _OLDER = {"retrieval/flickr30k": "mean_recall@1"}
 _ALIASES = {"imagenet": "imagenet1k", "imagenetval": "imagenet1k"}
 
@@ -152,8 +153,14 @@ def is_datacomp(path: Path) -> bool:
     return isinstance(found, dict) and {"key", "metrics"} <= found.keys()
 
 
+def is_benchmark_table(path: Path) -> bool:
+    """Whether a CSV file is what `clip_benchmark build` makes: a line a result."""
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        return {"dataset", "model", "pretrained", "task"} <= set(next(csv.reader(file), []))
+
+
 def read_rows(path: Path) -> list[Row]:
-    """The results in a file of CLIP_benchmark (.json) or of DataComp (.jsonl), or in a folder of such files.
+    """The results in a file of CLIP_benchmark (.json, .csv) or of DataComp (.jsonl), or in a folder of such files.
 
     DataComp's file does not say which model it is about: that is the name of its folder. InputError for files of
     another kind, and a folder without any.
@@ -163,14 +170,35 @@ def read_rows(path: Path) -> list[Row]:
         if not files:
             raise InputError(f"{path} holds neither {EVAL_RESULTS} nor *.json; name the folder that results are in")
         return [row for file in files for row in read_rows(file)]
+    if path.suffix.lower() == ".csv":
+        return _read_table(path)
     if path.suffix.lower() != ".json":
         model = path.resolve().parent.name
         return [Row(model=model, source=model, dataset=k, metrics=v) for k, v in read_datacomp(path).items()]
     found = read_clip_benchmark(path)
-    source = str(found.get("pretrained") or "external")
-    task = str(found.get("task") or ZERO_SHOT)
-    model, dataset = str(found["model"]), str(found["dataset"])
-    return [Row(model=model, source=source, dataset=dataset, metrics=found["metrics"], task=task)]
+    return [_row(found, found["metrics"])]
+
+
+def _read_table(path: Path) -> list[Row]:
+    rows = []
+    for number, line in enumerate(csv.DictReader(_text(path).splitlines()), 1):
+        cells = {name: cell for name, cell in line.items() if name not in _BESIDE and cell}
+        try:
+            metrics = _numbers({name: float(cell) for name, cell in cells.items()}, str(path))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{path}: result {number} has a metric that is no number: {error}") from error
+        rows.append(_row(line, metrics))
+    return rows
+
+
+def _row(about: Mapping[str, Any], metrics: Mapping[str, float | None]) -> Row:
+    return Row(
+        model=str(about["model"]),
+        source=str(about.get("pretrained") or "external"),
+        dataset=str(about["dataset"]),
+        metrics=metrics,
+        task=str(about.get("task") or ZERO_SHOT),
+    )
 
 
 def _has_metrics(found: Mapping[str, Any]) -> bool:

@@ -40,8 +40,8 @@ class ResultsConfig(JobConfig):
     )
     read: list[str] = Field(
         [],
-        description="other tools' results instead: CLIP_benchmark's .json or a folder of them, DataComp's "
-        "eval_results.jsonl or its folder, a table (.csv)",
+        description="other tools' results instead: CLIP_benchmark's .json, a folder of them or its benchmark.csv, "
+        "DataComp's eval_results.jsonl or its folder, a table (.csv) of accuracies",
     )
     per_class: str | None = Field(None, description="a set: its classes one by one, of one result")
     per_domain: bool = Field(False, description="accuracy by domain, of each result")

@@ -14,9 +14,11 @@ from evaluation.formats import (
     datacomp_key,
     datacomp_line,
     datacomp_tasks,
+    is_benchmark_table,
     main_metric,
     read_clip_benchmark,
     read_datacomp,
+    read_rows,
     shift_average,
 )
 from filters.errors import InputError
@@ -103,3 +105,21 @@ def test_datacomp_has_forty_sets_of_which_it_counts_thirty_eight() -> None:
 )
 def test_sets_are_known_under_many_names(name: str, key: str) -> None:
     assert datacomp_key(name) == key
+
+
+def test_the_table_that_clip_benchmark_builds(tmp_path: Path) -> None:
+    path = tmp_path / "benchmark.csv"
+    path.write_text(
+        "acc1,dataset,model,pretrained,language,task,model_fullname,image_retrieval_recall@5\n"
+        "0.5,wds/cars,B,openai,en,zeroshot_classification,B openai,\n"
+        ",flickr30k,B,openai,en,zeroshot_retrieval,B openai,0.75\n"
+    )
+    assert is_benchmark_table(path)
+    cars, flickr = read_rows(path)
+    assert (cars.model, cars.source, cars.dataset, cars.metrics) == ("B", "openai", "wds/cars", {"acc1": 0.5})
+    assert (flickr.task, flickr.metrics) == ("zeroshot_retrieval", {"image_retrieval_recall@5": 0.75})
+    path.write_text(path.read_text().replace("0.75", "good"))
+    with pytest.raises(InputError, match="result 2 has a metric that is no number"):
+        read_rows(path)
+    path.write_text("model,source,size,val\n")
+    assert not is_benchmark_table(path)
