@@ -29,6 +29,7 @@ from pipelines.store.root import Root
 # Metrics that the table shows where any result has them; the line of JSON has all.
 _SHOWN = ("acc1", "acc5", "mean_per_class_recall", "image_retrieval_recall@1", "text_retrieval_recall@1",
           "image_retrieval_recall@5", "text_retrieval_recall@5", "ece", "main_metric")  # fmt: skip
+_OLD = "written before results held classes and domains; run `headwater evaluate` again"
 
 
 class ResultsConfig(JobConfig):
@@ -64,8 +65,15 @@ def run(config: ResultsConfig) -> dict[str, Any]:
     if config.per_domain:
         summary["per_domain"] = {}
         for result in results:
-            _print(parts_table(f"{result.run_id} by domain", "domain", "acc1", result.per_domain, ordered=True))
-            summary["per_domain"][result.run_id] = [_part(part) for part in result.per_domain]
+            domains = result.per_domain
+            if not domains:
+                raise InputError(f"{result.run_id}: {_OLD}")
+            table = parts_table(f"{result.run_id} by domain", "domain", "acc1", domains, ordered=True)
+            mean = sum(part.acc1 for part in domains) / len(domains)
+            table.add_section()
+            table.add_row("mean", "", "", f"{100 * mean:.1f}", "")
+            _print(table)
+            summary["per_domain"][result.run_id] = {"domains": [_part(part) for part in domains], "mean": mean}
     if config.per_class is None and not config.per_domain:
         _print(rows_table(rows))
     summary |= averages(rows)
@@ -105,9 +113,7 @@ def find_classes(results: Sequence[Result], name: str) -> tuple[Result, list[Par
     if name not in result.eval:
         raise InputError(f"{result.run_id} has no set {name!r}; there is {', '.join(result.eval)}")
     if not result.eval[name].per_class:
-        raise InputError(
-            f"{result.run_id}: written before results held their classes; run `headwater evaluate` again"
-        )
+        raise InputError(f"{result.run_id}: {_OLD}")
     return result, result.eval[name].per_class
 
 

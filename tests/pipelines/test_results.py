@@ -68,10 +68,9 @@ def test_one_set_class_by_class_and_domains(root: Path, capsys: pytest.CaptureFi
     assert [cell.strip() for cell in rows[0].split("│")[1:4]] == [worst["name"], "3", f"{3 * worst['acc1']:g}"]
     assert f"{100 * worst['low']:.1f} to {100 * worst['high']:.1f}" in rows[0]
     code, line, text = run(capsys, "even", "--root", str(root), "--per-domain")
-    assert [(part["name"], part["n"]) for part in line["per_domain"]["even"]] == [
-        ("imagenet", 30),
-        ("imagenet_r", 18),
-    ]
+    found = line["per_domain"]["even"]
+    assert [(part["name"], part["n"]) for part in found["domains"]] == [("imagenet", 30), ("imagenet_r", 18)]
+    assert found["mean"] == pytest.approx(np.mean([part["acc1"] for part in found["domains"]]))
     assert "even by domain" in text
 
 
@@ -185,9 +184,12 @@ def test_a_result_without_classes_says_what_to_do(root: Path, capsys: pytest.Cap
     line = json.loads(path.read_text())
     for figure in line["eval"].values():
         del figure["per_class"]
+    del line["per_domain"]
     path.write_text(json.dumps(line) + "\n")
-    code, _, text = run(capsys, "even", "--root", str(root), "--per-class", "imagenet")
-    assert code == 2 and "run `headwater evaluate` again" in text
+    for flags in (["--per-class", "imagenet"], ["--per-domain"]):
+        code, _, text = run(capsys, "even", "--root", str(root), *flags)
+        assert code == 2 and "run `headwater evaluate` again" in text
+    assert run(capsys, "even", "--root", str(root))[0] == 0
 
 
 def test_compare_needs_single_pictures(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
