@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -131,7 +132,8 @@ def domainnet(folder: Path, prompts: Templates = "single") -> list[Task]:
         raise InputError(f"{folder} has no folder {DOMAINS[0]}; DomainNet has {', '.join(DOMAINS)}")
     names = sorted(path.name for path in first.iterdir() if path.is_dir())
     classes = {name: name.replace("_", " ") for name in names}
-    return [class_folders(folder / d, classes, templates(prompts), f"domainnet_{d}") for d in DOMAINS]
+    sets = [class_folders(folder / d, classes, templates(prompts), f"domainnet_{d}") for d in DOMAINS]
+    return [replace(task, domain=domain) for task, domain in zip(sets, DOMAINS, strict=True)]
 
 
 def without_border(data: bytes) -> bytes:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Literal, TypeAlias
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Literal, Self, TypeAlias
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from evaluation.cache import FeatureCache
 from evaluation.prompts import class_prompts
@@ -15,7 +16,8 @@ from evaluation.tasks import Task
 from evaluation.tpt import Tuner
 from evaluation.tpt_views import AUGMIX, views
 from evaluation.umfc import Calibrator
-from evaluation.zeroshot import Features, heads, zero_shot
+from evaluation.zeroshot import Features, heads, logit_scale, zero_shot
+from filters.errors import InputError, ModelError
 from trainer.model import LoadedModel
 
 Method: TypeAlias = Literal["zero_shot", "tpt", "umfc"]
@@ -37,6 +39,14 @@ class TestTime(BaseModel):
     beta: float = Field(0.3, description="UMFC: weight of the text side under the rule `repo`")
     seed: Annotated[int, Field(ge=0)] = Field(0, description="decides views and clusters")
 
+    @model_validator(mode="after")
+    def _some_view_counts(self) -> Self:
+        if int(self.views * self.keep) < 1:
+            raise ValueError(
+                f"keep {self.keep} of {self.views} views leaves none; have more views, or keep more of them"
+            )
+        return self
+
 
 def scores_of(
     method: Method, loaded: LoadedModel, tasks: Sequence[Task], settings: TestTime, cache: FeatureCache
@@ -54,33 +64,61 @@ def scores_of(
     return {task.name: _tpt(loaded, task, settings) for task in tasks}
 
 
+def scale_of(method: Method, loaded: LoadedModel) -> float:
+    """What makes logits of a method's scores: `zero_shot` gives cosines, the others logits."""
+    return logit_scale(loaded) if method == "zero_shot" else 1.0
+
+
 def _umfc(loaded: LoadedModel, tasks: Sequence[Task], settings: TestTime, cache: FeatureCache) -> dict[str, Features]:
     features = [cache.images(loaded, task) for task in tasks]
     calibrator = Calibrator(
-        settings.clusters, rule=settings.rule, alpha=settings.alpha, beta=settings.beta, seed=settings.seed
+        settings.clusters,
+        rule=settings.rule,
+        alpha=settings.alpha,
+        beta=settings.beta,
+        scale=logit_scale(loaded),
+        seed=settings.seed,
     )
     calibrator.fit(np.concatenate(features))
     made = heads(loaded, tasks)
-    return {task.name: calibrator.predict(rows, head) for task, rows, head in zip(tasks, features, made, strict=True)}
+    found = {}
+    for task, rows, head in zip(tasks, features, made, strict=True):
+        with _naming(task.name):
+            found[task.name] = calibrator.predict(rows, head)
+    return found
 
 
 def _tpt(loaded: LoadedModel, task: Task, settings: TestTime) -> Features:
-    prompts = class_prompts(loaded.tokenizer, task.classnames)
-    tuner = Tuner(loaded.model, prompts.tokens, context_length_tokens=prompts.context)
+    with _naming(task.name):
+        prompts = class_prompts(loaded.tokenizer, task.classnames)
+        tuner = Tuner(loaded.model, prompts.tokens, context_length_tokens=prompts.context)
     found = []
     for start in range(0, len(task.images), settings.pictures):
-        stack = [
-            views(
-                data,
-                loaded.model,
-                np.random.Generator(np.random.Philox(key=settings.seed, counter=[0, 0, 0, position])),
-                count=settings.views,
-                augmix=AUGMIX if settings.augmix else (),
-            )
-            for position, data in enumerate(task.images[start : start + settings.pictures], start)
-        ]
-        tuned = tuner.tune(
-            tuner.features(torch.stack(stack).to(loaded.device)), keep=settings.keep, steps=settings.steps
-        )
+        batch = range(start, min(start + settings.pictures, len(task.images)))
+        stack = torch.stack([_views(loaded, task, position, settings) for position in batch])
+        with _naming(f"{task.name}: of pictures {task.keys[batch[0]]} to {task.keys[batch[-1]]}"):
+            features = tuner.features(stack.to(loaded.device))
+            tuned = tuner.tune(features, keep=settings.keep, steps=settings.steps)
         found.append(tuned.logits.float().cpu().numpy())
     return np.concatenate(found)
+
+
+def _views(loaded: LoadedModel, task: Task, position: int, settings: TestTime) -> torch.Tensor:
+    generator = np.random.Generator(np.random.Philox(key=settings.seed, counter=[0, 0, 0, position]))
+    with _naming(f"{task.name}: {task.keys[position]}"):
+        return views(
+            task.images[position],
+            loaded.model,
+            generator,
+            count=settings.views,
+            augmix=AUGMIX if settings.augmix else (),
+        )
+
+
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Lets an error say what it is about."""
+    try:
+        yield
+    except (InputError, ModelError) as error:
+        raise (ModelError if isinstance(error, ModelError) else InputError)(f"{where}: {error}") from error

@@ -2,7 +2,7 @@
 
 classnames.txt                          one name a line, the line number is the label
 zeroshot_classification_templates.txt   one prompt a line, {c} stands for the name
-family.txt                              ours, optional: who drew the pictures
+family.txt, domain.txt                  ours, optional: who drew the pictures, and of which domain they are
 test/nshards.txt, test/0.tar, ...       members s0000000.webp and s0000000.cls (the label in ASCII)
 """
 
@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from evaluation.images import take
-from evaluation.pictures import CLASSNAMES
+from evaluation.pictures import CLASSNAMES, one_line
 from filters.errors import InputError
 from trainer.images import decode_rgb
 
 TEMPLATES = "zeroshot_classification_templates.txt"
 FAMILY = "family.txt"
+DOMAIN = "domain.txt"
 _SUFFIXES = {"WEBP": "webp", "PNG": "png", "JPEG": "jpg"}
 _IMAGES = ("webp", "png", "jpg", "jpeg")
 _TARS = 4  # webdataset 1.0 refuses a set with fewer tars than loader workers, and four workers are the usual default
@@ -34,7 +35,10 @@ _TARS = 4  # webdataset 1.0 refuses a set with fewer tars than loader workers, a
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One zero-shot classification set; `labels` [N] int64 index `classnames`, `keys` name the pictures."""
+    """One zero-shot classification set; `labels` [N] int64 index `classnames`, `keys` name the pictures.
+
+    `domain` is a label that several sets may have; without one a set is its own domain.
+    """
 
     name: str
     images: Sequence[bytes]
@@ -43,6 +47,7 @@ class Task:
     templates: list[str]
     keys: list[str]
     family: str = ""
+    domain: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +66,8 @@ def load_task(folder: str | Path, name: str | None = None) -> Task:
     label or picture that is missing or broken (named by its member), and for a class without pictures.
     """
     folder = Path(folder)
-    kind = folder / "dataset_type.txt"
-    if kind.exists():
-        raise InputError(f"{folder} is a {kind.read_text().strip()} set; only zero-shot classification sets are read")
+    if kind := _label(folder / "dataset_type.txt"):
+        raise InputError(f"{folder} is a {kind} set; only zero-shot classification sets are read")
     classnames, templates = _lines(folder / CLASSNAMES), _lines(folder / TEMPLATES)
     if bad := [line for line in templates if "{c}" not in line]:
         raise InputError(f"{folder / TEMPLATES}: {bad[0]!r} has no {{c}} where the class name belongs")
@@ -82,9 +86,8 @@ def load_task(folder: str | Path, name: str | None = None) -> Task:
     if len(missing):
         first = classnames[missing[0]]
         raise InputError(f"{folder}: {len(missing)} classes of {CLASSNAMES} have no picture, the first is {first!r}")
-    family = folder / FAMILY
-    drawn_by = family.read_text(encoding="utf-8").strip() if family.exists() else ""
-    return Task(name or folder.name, images, array, classnames, templates, keys, drawn_by)
+    family, domain = (_label(folder / name) for name in (FAMILY, DOMAIN))
+    return Task(name or folder.name, images, array, classnames, templates, keys, family, domain)
 
 
 def _lines(path: Path) -> list[str]:
@@ -99,6 +102,11 @@ def _lines(path: Path) -> list[str]:
     if not lines or not all(lines):
         raise InputError(f"{path} is empty or has an empty line; write one entry a line")
     return lines
+
+
+def _label(path: Path) -> str:
+    """What a file of one line says, nothing where there is none."""
+    return " ".join(path.read_text(encoding="utf-8", errors="replace").split()) if path.exists() else ""
 
 
 def _tars(folder: Path) -> list[Path]:
@@ -123,7 +131,7 @@ def _samples(tar: Path, classes: int) -> list[tuple[str, bytes, int]]:
                     stem, _, suffix = file.partition(".")
                     parts.setdefault(directory + slash + stem, {})[suffix.lower()] = stream.read()
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise InputError(f"{tar} is not a whole tar: {error}") from error
+        raise InputError(f"{tar} is not a whole tar: {one_line(error)}") from error
     return [_sample(f"{tar}: member {key}", key, part, classes) for key, part in parts.items()]
 
 
@@ -164,8 +172,9 @@ def write_task(folder: str | Path, task: Task, *, tars: int = _TARS) -> None:
     (building / "test").mkdir(parents=True)
     _write_lines(building / CLASSNAMES, task.classnames)
     _write_lines(building / TEMPLATES, task.templates)
-    if task.family:
-        _write_lines(building / FAMILY, [task.family])
+    for file, label in ((FAMILY, task.family), (DOMAIN, task.domain)):
+        if label:
+            _write_lines(building / file, [label])
     _write_lines(building / "test" / "nshards.txt", [str(tars)])
     for number, run in enumerate(np.array_split(np.arange(len(task.images)), tars)):
         with tarfile.open(building / "test" / f"{number}.tar", "w", format=tarfile.USTAR_FORMAT) as archive:

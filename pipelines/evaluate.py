@@ -20,7 +20,7 @@ from pydantic import Field
 
 from evaluation.cache import FeatureCache
 from evaluation.compare import compare
-from evaluation.methods import Method, TestTime, scores_of
+from evaluation.methods import Method, TestTime, scale_of, scores_of
 from evaluation.results import ALL_CLASSES, Component, RunInfo, read_images, write_images, write_results
 from evaluation.shifts import Evaluation, Protocol, evaluate_similarities
 from evaluation.tasks import Task, load_task
@@ -32,6 +32,8 @@ from pipelines.store.fingerprint import fingerprint
 from pipelines.store.root import Root
 from trainer.model import LoadedModel, load_model
 from trainer.record import finished
+
+_FORM = 2  # of what is written; another number, and models are evaluated again
 
 
 class EvaluateConfig(JobConfig):
@@ -131,8 +133,9 @@ class _Evaluator:
                 scores = scores_of(method, loaded, tasks, config.test_time, cache)  # type: ignore[arg-type]
                 as_method = replace(info, run_id=_run_id(name, method))
                 found = evaluate_similarities(
-                    as_method, tasks, scores, config.reference, protocol=Protocol(ways=config.ways)
-                )
+                    as_method, tasks, scores, config.reference, protocol=Protocol(ways=config.ways),
+                    scale=scale_of(method, loaded),  # type: ignore[arg-type]
+                )  # fmt: skip
                 self._write(name, method, found)
         pictures = sum(len(task.images) for task in tasks) * len(config.method)
         return {"rows": pictures, "counts": {"evaluated": pictures}}
@@ -224,7 +227,7 @@ def _mark(root: Root, name: str, config: EvaluateConfig, method: str = "zero_sho
     made_from = [(str(f.relative_to(base)), _digest(f)) for f in files]
     by_method = [] if method == "zero_shot" else [method, config.test_time.model_dump()]
     return fingerprint(
-        _origin(root, name, config), made_from, config.reference, config.ways, config.families, *by_method
+        _FORM, _origin(root, name, config), made_from, config.reference, config.ways, config.families, *by_method
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+from evaluation.exchange import clip_benchmark_files, read_foreign
+from evaluation.formats import Row
 from evaluation.metrics import acc1, acc5, mean_per_class_recall, true_ranks
 from evaluation.retrieval import recall
 from evaluation.tasks import Task, load_task, write_task
@@ -122,6 +125,23 @@ def test_recalls_agree(theirs: Path, tiny: LoadedModel) -> None:
     for k in (1, 5):
         assert found[f"image_retrieval_recall@{k}"] == pytest.approx(ours.image_from_text[k], abs=1e-6)
         assert found[f"text_retrieval_recall@{k}"] == pytest.approx(ours.text_from_image[k], abs=1e-6)
+
+
+def test_it_builds_its_table_from_our_files(theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unused = "clip_benchmark.metrics.captioning"  # which needs a package of its own
+    monkeypatch.setitem(sys.modules, unused, ModuleType(unused))
+    rows = [
+        Row(model="even", source="wit", dataset=name, metrics={"acc1": value, "acc5": None, "ece": 0.1})
+        for name, value in (("cars", 0.25), ("wds/imagenet-r", 0.5))
+    ]
+    for path, text in clip_benchmark_files(rows, str(tmp_path)).items():
+        path.write_text(text)
+    build = importlib.import_module("clip_benchmark.cli").main_build
+    build(argparse.Namespace(files=[str(tmp_path)], output=str(tmp_path / "benchmark.csv")))
+    found = sorted(read_foreign(tmp_path / "benchmark.csv"), key=lambda row: row.dataset)
+    assert [(row.model, row.source, row.dataset, row.metrics) for row in found] == [
+        (row.model, row.source, row.dataset, row.metrics) for row in rows
+    ]
 
 
 def _opened(data: bytes) -> Any:
