@@ -13,6 +13,7 @@ import jinja2
 from evaluation import report_plots as plots
 from evaluation.report_data import (
     Account,
+    MethodFigure,
     Mixture,
     MixtureSource,
     Picture,
@@ -83,7 +84,8 @@ def render_report(data: ReportData, out: Path) -> Path:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(percent=percent, count=count, span=span, seconds=seconds, thumbnail=thumbnail)
+    environment.filters.update(percent=percent, points=points, count=count, span=span, seconds=seconds)
+    environment.filters["thumbnail"] = thumbnail
     reference, shifts = (data.tasks[0], data.tasks[1:]) if data.tasks else (None, [])
     drawn = [shift for shift in shifts if any(shift.name in result.eval for result in data.results)]
     page = environment.get_template("report.html.j2").render(
@@ -99,6 +101,7 @@ def render_report(data: ReportData, out: Path) -> Path:
         signals=signal_table(data.signals),
         same_family=any(s.same_family for result in data.results for s in result.eval.values()),
         reading=reading(data.results),
+        methods=method_rows(data.methods),
     )
     out.mkdir(parents=True, exist_ok=True)
     writing = out / ".index.html.writing"
@@ -163,6 +166,14 @@ def reading(results: list[Result]) -> str:
     )
 
 
+def method_rows(figures: list[MethodFigure]) -> dict[str, dict[str, dict[str, MethodFigure]]]:
+    """Figures by model, then by method, then by set, in the order given."""
+    rows: dict[str, dict[str, dict[str, MethodFigure]]] = {}
+    for figure in figures:
+        rows.setdefault(figure.model, {}).setdefault(figure.method, {})[figure.task] = figure
+    return rows
+
+
 @dataclass(frozen=True, slots=True)
 class TallyRow:
     """One source: pictures by kind for each column, and all of them."""
@@ -224,6 +235,11 @@ def study_tables(study: Study) -> StudyView:
 def percent(value: float | None) -> str:
     """A share as percent with one decimal; a dash for None."""
     return "–" if value is None else f"{value * 100:.1f}"
+
+
+def points(value: float) -> str:
+    """A difference of two shares in percentage points, with its sign."""
+    return f"{value * 100:+.1f}".replace("-", "\u2212")
 
 
 def span(figure: Figure) -> str:

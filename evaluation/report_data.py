@@ -57,6 +57,25 @@ class TaskInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class MethodFigure:
+    """What a test-time method did to a model's figure on one set, over the same pictures.
+
+    `value` is in 0 to 1; `difference` to the model's zero-shot figure with its 95 % interval, and `p` of McNemar's
+    exact test, corrected for the number of sets. None: this is the zero-shot figure.
+    """
+
+    model: str
+    method: str
+    task: str
+    n: int
+    value: float
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class MixtureSource:
     """What a mixture asked of one source, and what it got."""
 
@@ -208,6 +227,8 @@ class ReportData:
     checks: list[Check] = field(default_factory=list)
     tasks: list[TaskInfo] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
+    methods: list[MethodFigure] = field(default_factory=list)
+    methods_note: str = ""
     mixtures: list[Mixture] = field(default_factory=list)
     histograms: list[Histogram] = field(default_factory=list)
     signals: list[SourceSignal] = field(default_factory=list)

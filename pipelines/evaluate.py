@@ -95,7 +95,7 @@ def side_by_side(root: Root, name: str, methods: Sequence[str]) -> dict[str, Any
     for method in methods[1:]:
         for one in compare(first, read_images(images_path(root, name, method))):
             if one.concepts in (ALL_CLASSES, one.task):  # a shift is scored among the classes that it shares
-                row = found.setdefault(one.task, {methods[0]: {"value": one.a}})
+                row = found.setdefault(one.task, {methods[0]: {"value": one.a, "n": one.n}})
                 row[method] = {"value": one.b, "difference": one.difference, "low": one.low, "high": one.high,
                                "p_holm": one.p_holm}  # fmt: skip
     return found

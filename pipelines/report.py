@@ -9,7 +9,7 @@ import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import duckdb
 import numpy as np
@@ -17,11 +17,13 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evaluation import report_data as page
+from evaluation.methods import Method
 from evaluation.report import render_report
 from evaluation.report_plots import scatter_png
 from evaluation.results import Result, read_results
 from filters.errors import ConfigError, InputError
 from pipelines.config import JobConfig
+from pipelines.evaluate import side_by_side
 from pipelines.index import ledger
 from pipelines.job import Account, job_main, say
 from pipelines.lock import top_text
@@ -53,6 +55,7 @@ class ReportConfig(JobConfig):
     pictures: int = Field(8, ge=0, description="sample pictures a source")
     seed: int = Field(0, ge=0, description="seed of the choice of sample pictures")
     checks: str | None = Field(None, description="JSON file of checks and curve to show (found against planted)")
+    methods_note: str = Field("", description="what is said of the test-time methods, as their settings")
     credits: list[str] = Field([], description="lines of credit at the foot of the page")
 
 
@@ -85,7 +88,8 @@ def plan(config: ReportConfig) -> dict[str, Any]:
 
 def collect(root: Root, config: ReportConfig) -> page.ReportData:
     """All sections as plain data; a section whose stage has not run is left empty."""
-    results = all_results(root)
+    everything = all_results(root)
+    results = [result for result in everything if "+" not in result.run_id]
     findings = _findings(config.checks)
     with catalog.connect(root) as con:
         return page.ReportData(
@@ -99,6 +103,8 @@ def collect(root: Root, config: ReportConfig) -> page.ReportData:
             overlaps=_overlaps(con, config),
             tasks=_tasks(config, results),
             results=results,
+            methods=_methods(root, [result.run_id for result in everything]),
+            methods_note=config.methods_note,
             mixtures=_mixtures(root),
             histograms=_histograms(con),
             galleries=_galleries(con, root, config),
@@ -151,6 +157,18 @@ def _tasks(config: ReportConfig, results: Sequence[Result]) -> list[page.TaskInf
     plain = TaskLabel(label="", role="")
     labels = {name: config.tasks.get(name, plain) for name in names}
     return [page.TaskInfo(name, x.label or name, x.role or "shift", x.family) for name, x in labels.items()]
+
+
+def _methods(root: Root, names: Sequence[str]) -> list[page.MethodFigure]:
+    """What `MODEL+METHOD` has beside `MODEL`, set by set."""
+    keys = ("difference", "low", "high", "p_holm")
+    return [
+        page.MethodFigure(model, method, task, row["zero_shot"]["n"], cell["value"], *map(cell.get, keys))
+        for model in names
+        if (methods := [method for method in get_args(Method) if f"{model}+{method}" in names])
+        for task, row in side_by_side(root, model, ["zero_shot", *methods]).items()
+        for method, cell in row.items()
+    ]
 
 
 def _mixtures(root: Root) -> list[page.Mixture]:

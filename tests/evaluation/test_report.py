@@ -20,6 +20,7 @@ from evaluation.report_data import (
     Check,
     Gallery,
     Histogram,
+    MethodFigure,
     Mixture,
     MixtureSource,
     Picture,
@@ -128,6 +129,11 @@ def data() -> ReportData:
         ],
         tasks=TASKS,
         results=[result("only yfcc", 0.3, same_family=True), result("only wit", 0.2)],
+        methods=[
+            MethodFigure("even", "zero_shot", "ref", 901, 0.2),
+            MethodFigure("even", "umfc", "ref", 901, 0.18, -0.02, -0.034, -0.006, 0.0123),
+        ],
+        methods_note="Settings were fixed before.",
         mixtures=[
             Mixture(
                 "even mix",
@@ -194,7 +200,7 @@ def test_page_is_whole_and_self_contained(data: ReportData, tmp_path: Path) -> N
 def test_every_table_is_there(data: ReportData, tmp_path: Path) -> None:
     page = Page(render_report(data, tmp_path).read_text(encoding="utf-8"))
     text = re.sub(r"[ \n]+", " ", " ".join(page.text))
-    assert page.tags.count("table") == 9
+    assert page.tags.count("table") == 10
     for expected in (
         "Sources & robustness",
         "One plain paragraph.",
@@ -203,6 +209,8 @@ def test_every_table_is_there(data: ReportData, tmp_path: Path) -> None:
         "near duplicates 20 15 5 – 75.0 at least 90 % missed",
         "only yfcc 4\u202f321 samples 30.0 27.0 to 33.0 900 pictures",
         "24.0 † 21.2 to 26.8 900 pictures reference 30.0",
+        "Settings were fixed before.",
+        "zero-shot 20.0 901 pictures – – umfc 18.0 \u22122.0 \u22123.4 to \u22120.6 p 0.012 – –",
         "even mix",
         "Source weight at first survivors top half asked got yfcc 0.5 90 88 44 40 40 wit 0.5 – – – 40 38 sum 80 78",
         "a <b>dog</b> & cat score 0.31",
