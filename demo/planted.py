@@ -1,9 +1,4 @@
-"""Pictures of which is known what decides: an object among others, planted at a place that is drawn.
-
-    python -m demo.planted
-
-prints the pointing game at several beta on pictures that no figure comes from; `demo.attributions.BETA` is the best.
-"""
+"""Pictures of which is known what decides: an object among others, planted at a place that is drawn."""
 
 from __future__ import annotations
 
