@@ -13,11 +13,9 @@ import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter
 
 from demo.planted import OBJECTS, Planted, plant
 from evaluation.attribution_metrics import box_masks, content, cosines, made_anew
@@ -41,26 +39,38 @@ PICTURES = 48
 _SHOWN, _PART = 6, 12  # pictures: as examples, and at once
 
 
-def find_attributions(root: Root, seed: int) -> None:
-    """Draw ten of the root's pairs into `<root>/attributions/`, and test the maps on planted pictures.
+def job(root: Root, seed: int) -> attribute_job.AttributeConfig:
+    """What draws ten of the root's pairs into `<root>/attributions/`."""
+    uids = choose_pairs(root, seed)
+    return attribute_job.AttributeConfig(root=root.url, model=SCORER, uids=uids, limit=len(uids), beta=BETA)
 
-    The test is written to `<root>/map_tests.json` and `.png`, unless they are there and would be the same.
+
+def drawn(root: Root, seed: int) -> str:
+    """Fingerprint of what `job` draws."""
+    return attribute_job.find_settings(job(root, seed), load_model(SCORER)).fingerprint
+
+
+def write_map_tests(root: Root, seed: int, share: float = 1.0) -> None:
+    """Test maps on planted pictures and write `<root>/map_tests.json` and `.png`, unless they would be the same.
+
+    `share` is how many pictures are planted, of `PICTURES`; at least 24.
     """
-    attribute_job.run(_job(root, choose_pairs(root, seed)))
+    count = max(24, round(share * PICTURES))
     mark = {
         "seed": seed,
         "beta": BETA,
-        "pictures": PICTURES,
+        "pictures": count,
         "scorer": hashlib.sha256((Path(SCORER) / "open_clip_model.safetensors").read_bytes()).hexdigest(),
     }
     if root.exists(FILE) and root.read_json(FILE)["mark"] == mark:
         say("map tests: done before")
         return
-    tests, picture = map_tests(load_model(SCORER), plant(PICTURES, 64, seed), seed)
+    tests, picture = map_tests(load_model(SCORER), plant(count, 64, seed), seed)
     root.write_bytes(picture, EXAMPLES)
     root.write_json({"mark": mark, "tests": [dataclasses.asdict(test) for test in tests]}, FILE)
     for test in tests:
-        say(f"map tests: {test.title}: {test.lines[0].pointing.value:.0%}, at random {test.lines[-1].pointing.value:.0%}")
+        own, chance = (test.lines[place].pointing.value for place in (0, -1))
+        say(f"map tests: {test.title.lower()}: {own:.0%} of the peaks on what is sought, at random {chance:.0%}")
 
 
 def choose_pairs(root: Root, seed: int) -> list[str]:
@@ -80,15 +90,6 @@ def choose_pairs(root: Root, seed: int) -> list[str]:
             for way in ("DESC", "ASC")
         ]
     return sorted({uid for (uid,) in [*large, *ends[0], *ends[1]]})
-
-
-def _job(root: Root, uids: list[str]) -> attribute_job.AttributeConfig:
-    return attribute_job.AttributeConfig(root=root.url, model=SCORER, uids=uids, limit=len(uids), beta=BETA)
-
-
-def read_map_tests(root: Root) -> list[MapTest]:
-    """The tests under `root`; none before they were run."""
-    return TypeAdapter(list[MapTest]).validate_python(root.read_json(FILE)["tests"]) if root.exists(FILE) else []
 
 
 def map_tests(loaded: LoadedModel, planted: Sequence[Planted], seed: int) -> tuple[list[MapTest], bytes]:
@@ -134,13 +135,13 @@ def _picture_test(
             )
         ),
     ]
-    png = examples_png([picture.pixels for picture in planted[:_SHOWN]], [
-        ([p.names[place] for p in planted[:_SHOWN]], [p.boxes[place] for p in planted[:_SHOWN]], maps[:_SHOWN])
+    png = examples_png([picture.pixels for picture in planted[-_SHOWN:]], [
+        ([p.names[place] for p in planted[-_SHOWN:]], [p.boxes[place] for p in planted[-_SHOWN:]], maps[-_SHOWN:])
         for place, maps in ((0, shown.numpy()), (1, elsewhere.numpy()))
     ])  # fmt: skip
     note = (
-        f"{len(planted)} pictures of {OBJECTS} things each at places drawn at random; the caption is the name of one. "
-        "It decides where the match loses most when this thing is left out of the picture and not another: in "
+        f"{len(planted)} pictures of {OBJECTS} things each at places drawn at random; the caption is the name of "
+        "one. It decides where the match loses most when this thing is left out of the picture and not another: in "
         f"{int(decides.sum())} of them. What is sought is the box around it, {targets.float().mean():.0%} of a "
         "picture. A map that finds things but not which one would be right in 25 %."
     ).replace("%", "\u00a0%")

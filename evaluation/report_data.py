@@ -249,7 +249,7 @@ class ReportData:
     galleries: list[Gallery] = field(default_factory=list)
     attributions: list[Picture] = field(default_factory=list)
     map_tests: list[MapTest] = field(default_factory=list)
-    map_examples: bytes | None = None
+    map_examples: Picture | None = None
     stages: list[StageTime] = field(default_factory=list)
     credits: list[str] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
