@@ -53,7 +53,7 @@ def random_maps(count: int, grid: tuple[int, int], size: tuple[int, int], seed: 
 def examples_png(
     pictures: Sequence[Pixels], rows: Sequence[tuple[Sequence[str], Sequence[Box], Sequence[npt.NDArray[np.float32]]]]
 ) -> bytes:
-    """Pictures uint8 [H, W, 3] in a row, and below a row for each of `rows`: captions, their boxes, and maps [H, W]."""
+    """Pictures uint8 [H, W, 3] in a row, and below it one for each of `rows`: captions, their boxes, maps [H, W]."""
     count = len(pictures)
     figure = Figure(figsize=(1.7 * count, 1.85 * (1 + len(rows))))
     panels = figure.subplots(1 + len(rows), count, squeeze=False)
