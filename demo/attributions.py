@@ -1,76 +1,31 @@
-"""What the scorer's matches rest on: ten pairs drawn, and whether attribution finds what was planted to decide.
-
-    python -m demo.attributions
-
-prints the test of picture maps at several beta, on pictures that no figure of the demo comes from. `BETA` is the one
-with the most peaks on the named thing.
-"""
+"""What the scorer's matches rest on: ten pairs of a demo, drawn by `headwater attribute`."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from demo.planted import OBJECTS, Planted, plant
-from evaluation.attribution_metrics import box_masks, content, cosines, made_anew
-from evaluation.m2ib import attribute, unit_range
-from evaluation.m2ib_towers import Side, count_blocks, image_site, shown_layer
-from evaluation.map_tests import examples_png, map_line, random_maps
-from evaluation.report_data import MapTest
-from evaluation.twin import frozen_twin
-from pipelines import attribute as attribute_job
-from pipelines.job import say
+from pipelines.attribute import AttributeConfig, find_settings
 from pipelines.store import catalog
 from pipelines.store.root import Root
-from trainer.embed import each_core
-from trainer.images import split_preprocess
-from trainer.model import ClipModel, LoadedModel, load_model
+from trainer.model import load_model
 
 SCORER = str(Path(__file__).parent / "scorer")
-FILE, EXAMPLES = "map_tests.json", "map_tests.png"
-BETA, BETAS = 3.0, (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-PICTURES = 48
-_SHOWN, _PART = 6, 12  # pictures: as examples, and at once
+BETA = 3.0  # by `python -m demo.map_tests`
+CHOICE = (
+    "Nobody chose them: they are each source's first picture of several things in hash order, and the two best and "
+    "the two worst matches of all."
+)
 
 
-def job(root: Root, seed: int) -> attribute_job.AttributeConfig:
+def job(root: Root, seed: int) -> AttributeConfig:
     """What draws ten of the root's pairs into `<root>/attributions/`."""
     uids = choose_pairs(root, seed)
-    return attribute_job.AttributeConfig(root=root.url, model=SCORER, uids=uids, limit=len(uids), beta=BETA)
+    return AttributeConfig(root=root.url, model=SCORER, uids=uids, limit=len(uids), beta=BETA)
 
 
 def drawn(root: Root, seed: int) -> str:
     """Fingerprint of what `job` draws."""
-    return attribute_job.find_settings(job(root, seed), load_model(SCORER)).fingerprint
-
-
-def write_map_tests(root: Root, seed: int, share: float = 1.0) -> None:
-    """Test maps on planted pictures and write `<root>/map_tests.json` and `.png`, unless they would be the same.
-
-    `share` is how many pictures are planted, of `PICTURES`; at least 24.
-    """
-    count = max(24, round(share * PICTURES))
-    mark = {
-        "seed": seed,
-        "beta": BETA,
-        "pictures": count,
-        "scorer": hashlib.sha256((Path(SCORER) / "open_clip_model.safetensors").read_bytes()).hexdigest(),
-    }
-    if root.exists(FILE) and root.read_json(FILE)["mark"] == mark:
-        say("map tests: done before")
-        return
-    tests, picture = map_tests(load_model(SCORER), plant(count, 64, seed), seed)
-    root.write_bytes(picture, EXAMPLES)
-    root.write_json({"mark": mark, "tests": [dataclasses.asdict(test) for test in tests]}, FILE)
-    for test in tests:
-        own, chance = (test.lines[place].pointing.value for place in (0, -1))
-        say(f"map tests: {test.title.lower()}: {own:.0%} of the peaks on what is sought, at random {chance:.0%}")
+    return find_settings(job(root, seed), load_model(SCORER)).fingerprint
 
 
 def choose_pairs(root: Root, seed: int) -> list[str]:
@@ -90,113 +45,3 @@ def choose_pairs(root: Root, seed: int) -> list[str]:
             for way in ("DESC", "ASC")
         ]
     return sorted({uid for (uid,) in [*large, *ends[0], *ends[1]]})
-
-
-def map_tests(loaded: LoadedModel, planted: Sequence[Planted], seed: int) -> tuple[list[MapTest], bytes]:
-    """The test of picture maps and that of text maps, and examples of the first (PNG)."""
-    pixels = torch.from_numpy(np.stack([picture.pixels for picture in planted]))
-    images = split_preprocess(loaded.preprocess).normalised(pixels, torch.float32)
-    in_pictures, png = _picture_test(loaded, planted, images, seed)
-    return [in_pictures, _text_test(loaded, planted, images, seed)], png
-
-
-def _maps(
-    model: ClipModel, images: torch.Tensor, tokens: torch.Tensor, side: Side, seed: int, beta: float = BETA
-) -> torch.Tensor:
-    """Maps of pairs; a pair's does not depend on the pairs beside it, so that each core takes some."""
-    layer, twin = shown_layer(model, side, images), frozen_twin(model)
-
-    def of_part(at: torch.Tensor) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        return attribute(twin, images[at], tokens[at], side=side, layer=layer, beta=beta, generator=generator).map
-
-    return torch.cat(each_core(of_part, torch.arange(len(images)).split(_PART)))
-
-
-def _picture_test(
-    loaded: LoadedModel, planted: Sequence[Planted], images: torch.Tensor, seed: int
-) -> tuple[MapTest, bytes]:
-    model, size = loaded.model, images.shape[2:]
-    own, other = (loaded.tokenizer([picture.names[place] for picture in planted]) for place in (0, 1))
-    targets = box_masks([[picture.boxes[0]] for picture in planted], tuple(size))
-    decides = _decides(loaded, planted, images, own)
-    shown, elsewhere = (_maps(model, images, tokens, "image", seed) for tokens in (own, other))
-    anew = _maps(made_anew(model, "image", count_blocks(model, "image"), seed), images, own, "image", seed)
-    grid = image_site(model, images[:1], shown_layer(model, "image", images)).grid or (1, 1)
-    lines = [
-        map_line("for the caption", shown, targets, seed=seed),
-        map_line("the same, where the named thing decides", shown[decides], targets[decides], seed=seed),
-        *(
-            map_line(label, maps, targets, seed=seed, first=shown)
-            for label, maps in (
-                ("for the name of another thing in the picture", elsewhere),
-                ("for the caption, weights shuffled", anew),
-                ("random numbers on the same grid", random_maps(len(images), grid, tuple(size), seed)),
-            )
-        ),
-    ]
-    png = examples_png([picture.pixels for picture in planted[-_SHOWN:]], [
-        ([p.names[place] for p in planted[-_SHOWN:]], [p.boxes[place] for p in planted[-_SHOWN:]], maps[-_SHOWN:])
-        for place, maps in ((0, shown.numpy()), (1, elsewhere.numpy()))
-    ])  # fmt: skip
-    note = (
-        f"{len(planted)} pictures of {OBJECTS} things each at places drawn at random; the caption is the name of "
-        "one. It decides where the match loses most when this thing is left out of the picture and not another: in "
-        f"{int(decides.sum())} of them. What is sought is the box around it, {targets.float().mean():.0%} of a "
-        "picture. A map that finds things but not which one would be right in 25 %."
-    ).replace("%", "\u00a0%")
-    return MapTest("Things in pictures", note, lines), png
-
-
-def _decides(
-    loaded: LoadedModel, planted: Sequence[Planted], images: torch.Tensor, tokens: torch.Tensor
-) -> torch.Tensor:
-    """Whether leaving out the named thing costs each match most, bool [P]."""
-    without = torch.from_numpy(np.stack([picture.without for picture in planted])).flatten(0, 1)
-    poorer = split_preprocess(loaded.preprocess).normalised(without, torch.float32)
-    left = cosines(loaded.model, poorer, tokens.repeat_interleave(OBJECTS, 0)).reshape(-1, OBJECTS)
-    return torch.from_numpy(left.argmin(1) == 0)
-
-
-def _text_test(loaded: LoadedModel, planted: Sequence[Planted], images: torch.Tensor, seed: int) -> MapTest:
-    """The caption names a thing in the picture and one that is not there, in turn first; the former must count."""
-    model = loaded.model
-    there = [(p.names[0], p.absent) if number % 2 else (p.absent, p.names[0]) for number, p in enumerate(planted)]
-    tokens = loaded.tokenizer([f"{first} and {second}" for first, second in there])
-    words = content(model, tokens)
-    targets = torch.zeros_like(words)
-    for number, (picture, row) in enumerate(zip(planted, targets, strict=True)):
-        length = int(content(model, loaded.tokenizer([picture.names[0]])).sum())
-        end = 1 + (length if number % 2 else int(words[number].sum()))
-        row[end - length : end] = True
-    maps = [_maps(of, images, tokens, "text", seed) for of in (model, made_anew(model, "text", 1, seed))]
-    maps.append(torch.rand(tokens.shape, generator=torch.Generator().manual_seed(seed)))
-    shown = [unit_range(found, words)[:, None] for found in maps]
-    names = ("for the picture", "for the picture, weights shuffled", "random numbers")
-    lines = [
-        map_line(name, found, targets[:, None], seed=seed, first=None if found is shown[0] else shown[0])
-        for name, found in zip(names, shown, strict=True)
-    ]
-    note = (
-        "The same pictures with captions that name one thing in them and one that is in none of them, such as "
-        f"“{' and '.join(there[0])}”. What is sought are the tokens of the former, "
-        f"{(targets.sum() / words.sum()):.0%} of a caption."
-    ).replace("%", "\u00a0%")
-    return MapTest("Words in captions", note, lines)
-
-
-def main() -> int:
-    """Print the pointing game and IoU at each of `BETAS`."""
-    loaded, chosen = load_model(SCORER), plant(120, 64, 0, "choice")
-    pixels = torch.from_numpy(np.stack([picture.pixels for picture in chosen]))
-    images = split_preprocess(loaded.preprocess).normalised(pixels, torch.float32)
-    tokens = loaded.tokenizer([picture.names[0] for picture in chosen])
-    targets = box_masks([[picture.boxes[0]] for picture in chosen], (64, 64))
-    for beta in BETAS:
-        line = map_line("", _maps(loaded.model, images, tokens, "image", 0, beta), targets)
-        print(f"beta {beta:g}: peaks on the thing {line.pointing.value:.0%}, IoU {line.overlap.value:.2f}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

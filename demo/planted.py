@@ -54,7 +54,8 @@ def _planted(by_style: dict[str, list[str]], side: int, number: int, seed: list[
     style = TRAIN_STYLES[number % len(TRAIN_STYLES)]
     concepts = _unlike(by_style[style], OBJECTS + 1, rng)
     ground = background((side, side), rng, is_plain=False)
-    icons, boxes = [], []
+    icons: list[tuple[Image.Image, tuple[int, int]]] = []
+    boxes: list[Box] = []
     for concept, (left, top, size) in zip(concepts, _places(side, rng), strict=False):
         icon = cut_out(style, concept).resize((size, size), Image.Resampling.BICUBIC)
         first, upper, last, lower = icon.getchannel("A").getbbox() or (0, 0, size, size)

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 import pyarrow as pa
 from pydantic import Field
 
-from demo import attributions, web
+from demo import attributions, map_tests, web
 from demo.compare import compare
 from demo.corpus import STYLES
 from demo.evalsets import LABELS, REFERENCE, write_eval_sets
@@ -230,7 +230,7 @@ def _attribute(config: DemoConfig) -> None:
     """What the scorer's matches rest on: of ten pairs, and of pictures where it is known."""
     root = Root(config.root)
     _job("attribute", attributions.job(root, config.seed), attribute.run)
-    attributions.write_map_tests(root, config.seed, config.rows / FULL_ROWS)
+    map_tests.write_map_tests(root, config.seed, config.rows / FULL_ROWS)
 
 
 def _report(config: DemoConfig) -> None:
@@ -244,7 +244,8 @@ def _report(config: DemoConfig) -> None:
             style: report.TaskLabel(label=LABELS[style], role=STYLES[style].role, family=STYLES[style].family)
             for style in LABELS
         },
-        attributions=attributions.drawn(root, config.seed), map_tests=str(root.local(attributions.FILE)),
+        attributions=attributions.drawn(root, config.seed), attributions_note=attributions.CHOICE,
+        map_tests=str(root.local(map_tests.FILE)),
         credits=[f"{style.name}: {style.attribution}" for style in STYLES.values()],
     ), report.run)  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.nn import functional
 from evaluation.attribution_metrics import Box, intersection_over_union, on_target
 from evaluation.m2ib import unit_range
 from evaluation.metrics import bootstrap_interval, clopper_pearson
-from evaluation.overlays import overlay
+from evaluation.overlays import Map, overlay
 from evaluation.plot_style import INK, figure_png
 from evaluation.report_data import MapLine, Measured
 
@@ -50,12 +51,10 @@ def random_maps(count: int, grid: tuple[int, int], size: tuple[int, int], seed: 
     return unit_range(large.flatten(1)).view(count, *size)
 
 
-def examples_png(
-    pictures: Sequence[Pixels], rows: Sequence[tuple[Sequence[str], Sequence[Box], Sequence[npt.NDArray[np.float32]]]]
-) -> bytes:
-    """Pictures uint8 [H, W, 3] in a row, and below it one for each of `rows`: captions, their boxes, maps [H, W]."""
+def examples_png(pictures: Sequence[Pixels], rows: Sequence[tuple[Sequence[str], Sequence[Box], Map]]) -> bytes:
+    """Pictures uint8 [H, W, 3] in a row, and below it one for each of `rows`: captions, boxes, and maps [P, H, W]."""
     count = len(pictures)
-    figure = Figure(figsize=(1.7 * count, 1.85 * (1 + len(rows))))
+    figure = Figure(figsize=(1.7 * count, 1.7 + 2 * len(rows)))
     panels = figure.subplots(1 + len(rows), count, squeeze=False)
     for ax, pixels in zip(panels[0], pictures, strict=True):
         ax.imshow(pixels, interpolation="nearest")
@@ -65,7 +64,7 @@ def examples_png(
             left, top, right, bottom = box
             corner = (left - 0.5, top - 0.5)
             ax.add_patch(Rectangle(corner, right - left, bottom - top, fill=False, edgecolor=INK, linewidth=1.4))
-            ax.set_title(caption, fontsize=8.5, color=INK, pad=3, wrap=True, parse_math=False)
+            ax.set_title(textwrap.fill(caption, 24), fontsize=8.5, color=INK, pad=3, parse_math=False)
     for ax in panels.ravel():
         ax.set_axis_off()
     figure.tight_layout(pad=0.4)

@@ -248,6 +248,7 @@ class ReportData:
     near_duplicates: Study | None = None
     galleries: list[Gallery] = field(default_factory=list)
     attributions: list[Picture] = field(default_factory=list)
+    attributions_note: str = ""
     map_tests: list[MapTest] = field(default_factory=list)
     map_examples: Picture | None = None
     stages: list[StageTime] = field(default_factory=list)

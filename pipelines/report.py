@@ -59,6 +59,7 @@ class ReportConfig(JobConfig):
     attributions: str | None = Field(
         None, description="fingerprint of the pictures by `headwater attribute` to show, 12 of them at most"
     )
+    attributions_note: str = Field("", description="how the pairs of these pictures were chosen")
     map_tests: str | None = Field(
         None, description="JSON file of tests of attribution maps to show, an example beside it as .png"
     )
@@ -118,6 +119,7 @@ def collect(root: Root, config: ReportConfig) -> page.ReportData:
             histograms=_histograms(con),
             galleries=_galleries(con, root, config),
             attributions=_attributions(root, config),
+            attributions_note=config.attributions_note,
             map_tests=_map_tests(config),
             map_examples=_map_examples(config),
             stages=_stages(root),
