@@ -63,19 +63,23 @@ def write_map_tests(root: Root, seed: int, share: float = 1.0) -> None:
 
 def map_tests(loaded: LoadedModel, planted: Sequence[Planted], seed: int) -> tuple[list[MapTest], bytes]:
     """The test of picture maps and that of text maps, and examples of the first (PNG)."""
-    images = _images(loaded, np.stack([picture.pixels for picture in planted]))
+    images = as_input(loaded, np.stack([picture.pixels for picture in planted]))
     in_pictures, png = _picture_test(loaded, planted, images, seed)
     return [in_pictures, _text_test(loaded, planted, images, seed)], png
 
 
-def _images(loaded: LoadedModel, pixels: Pixels) -> torch.Tensor:
+def as_input(loaded: LoadedModel, pixels: Pixels) -> torch.Tensor:
+    """`pixels` uint8 [P, S, S, 3] as the model's input [P, 3, S, S]."""
     return split_preprocess(loaded.preprocess).normalised(torch.from_numpy(pixels), torch.float32)
 
 
-def _maps(
+def find_maps(
     model: ClipModel, images: torch.Tensor, tokens: torch.Tensor, side: Side, seed: int, beta: float = BETA
 ) -> torch.Tensor:
-    """Maps of pairs; a pair's does not depend on the pairs beside it, so that each core takes some."""
+    """M2IB's maps of pairs, [P, S, S] or [P, L], with noise from `seed`.
+
+    A pair's does not depend on the pairs beside it: each core takes some.
+    """
     layer, twin = shown_layer(model, side, images), frozen_twin(model)
 
     def of_part(at: torch.Tensor) -> torch.Tensor:
@@ -92,8 +96,8 @@ def _picture_test(
     own, other = (loaded.tokenizer([picture.names[place] for picture in planted]) for place in (0, 1))
     targets = box_masks([[picture.boxes[0]] for picture in planted], (SIDE, SIDE))
     decides = _decides(loaded, planted, images, own)
-    shown, elsewhere = (_maps(model, images, tokens, "image", seed) for tokens in (own, other))
-    anew = _maps(made_anew(model, "image", count_blocks(model, "image"), seed), images, own, "image", seed)
+    shown, elsewhere = (find_maps(model, images, tokens, "image", seed) for tokens in (own, other))
+    anew = find_maps(made_anew(model, "image", count_blocks(model, "image"), seed), images, own, "image", seed)
     grid = image_site(model, images[:1], shown_layer(model, "image", images)).grid or (1, 1)
     others = {
         "for the name of another thing in the picture": elsewhere,
@@ -124,7 +128,7 @@ def _decides(
     loaded: LoadedModel, planted: Sequence[Planted], images: torch.Tensor, tokens: torch.Tensor
 ) -> torch.Tensor:
     """Whether leaving out the named thing costs each match most, bool [P]."""
-    without = _images(loaded, np.concatenate([picture.without for picture in planted]))
+    without = as_input(loaded, np.concatenate([picture.without for picture in planted]))
     left = cosines(loaded.model, without, tokens.repeat_interleave(OBJECTS, 0)).reshape(-1, OBJECTS)
     return torch.from_numpy(left.argmin(1) == 0)
 
@@ -140,7 +144,7 @@ def _text_test(loaded: LoadedModel, planted: Sequence[Planted], images: torch.Te
         length = int(content(model, loaded.tokenizer([picture.names[0]])).sum())
         end = 1 + (length if number % 2 else int(words[number].sum()))
         row[end - length : end] = True
-    maps = [_maps(of, images, tokens, "text", seed) for of in (model, made_anew(model, "text", 1, seed))]
+    maps = [find_maps(of, images, tokens, "text", seed) for of in (model, made_anew(model, "text", 1, seed))]
     maps.append(torch.rand(tokens.shape, generator=torch.Generator().manual_seed(seed)))
     shown = [unit_range(found, words)[:, None] for found in maps]
     names = ("for the picture", "for the picture, weights shuffled", "random numbers")
@@ -159,11 +163,12 @@ def _text_test(loaded: LoadedModel, planted: Sequence[Planted], images: torch.Te
 def main() -> int:
     """Print the test of picture maps at each of `BETAS`, then both tests on many pictures of another seed."""
     loaded, chosen = load_model(SCORER), plant(120, SIDE, 0, "choice")
-    images = _images(loaded, np.stack([picture.pixels for picture in chosen]))
+    images = as_input(loaded, np.stack([picture.pixels for picture in chosen]))
     tokens = loaded.tokenizer([picture.names[0] for picture in chosen])
     targets = box_masks([[picture.boxes[0]] for picture in chosen], (SIDE, SIDE))
     lines = [
-        map_line(f"beta {beta:g}", _maps(loaded.model, images, tokens, "image", 0, beta), targets) for beta in BETAS
+        map_line(f"beta {beta:g}", find_maps(loaded.model, images, tokens, "image", 0, beta), targets)
+        for beta in BETAS
     ]
     for test in [MapTest("Choice", "", lines), *map_tests(loaded, plant(240, SIDE, 1), 1)[0]]:
         print(f"{test.title}. {test.note}")
