@@ -97,7 +97,8 @@ def test_what_is_there_is_left_alone(root: Root, tiny_model: Path, tmp_path: Pat
     assert run(config)["counts"] == {"attributed": 2}
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path.is_file()}
     more = run(config.model_copy(update={"limit": 3}))
-    assert more["counts"] == {"attributed": 1, "done_before": 2}
+    assert (more["rows_in"], more["counts"], more["done_before"]) == (1, {"attributed": 1}, 2)
+    assert run(config)["rows_in"] == 0
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
     other = run(config.model_copy(update={"beta": 1.0}))
     assert other["counts"] == {"attributed": 2}
