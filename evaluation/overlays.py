@@ -39,7 +39,7 @@ _FONTS = (
     "Noto Sans",
 )
 _BOX = "\u25a1"  # in place of a character that no font has
-_WIDTH, _SIDE, _LINE = 8.6, 3.9, 0.36  # inches: of the picture, of its panels, of a line of the caption
+_WIDTH, _SIDE, _LINE = 7.2, 3.2, 0.36  # inches: of the picture, of its panels, of a line of the caption
 
 
 class Piece(NamedTuple):
