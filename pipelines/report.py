@@ -8,32 +8,29 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from evaluation import report_data as page
 from evaluation.report import render_report
 from evaluation.report_plots import scatter_png
 from evaluation.results import Result, read_results
-from filters.errors import ConfigError, InputError
-from pipelines import attribute
+from filters.errors import InputError
 from pipelines.config import JobConfig
 from pipelines.index import ledger
 from pipelines.job import Account, job_main, say
 from pipelines.lock import top_text
+from pipelines.report_attributions import attributions, map_examples, map_tests, read_named
 from pipelines.store import catalog
 from pipelines.store.root import Root
 from pipelines.store.schema import eval_column
 from pipelines.store.shards import read_images
 
 _BINS = 40
-_ATTRIBUTED = 12  # pairs, at most
-Kind = TypeVar("Kind", bound=BaseModel)
 
 
 class TaskLabel(BaseModel):
@@ -64,12 +61,6 @@ class ReportConfig(JobConfig):
         None, description="JSON file of tests of attribution maps to show, an example beside it as .png"
     )
     credits: list[str] = Field([], description="lines of credit at the foot of the page")
-
-
-class MapTests(BaseModel):
-    """What a file of map tests holds beside what it was made from."""
-
-    tests: list[page.MapTest]
 
 
 class Findings(BaseModel):
@@ -118,10 +109,10 @@ def collect(root: Root, config: ReportConfig) -> page.ReportData:
             mixtures=_mixtures(root),
             histograms=_histograms(con),
             galleries=_galleries(con, root, config),
-            attributions=_attributions(root, config),
+            attributions=attributions(root, config.attributions) if config.attributions else [],
             attributions_note=config.attributions_note,
-            map_tests=_map_tests(config),
-            map_examples=_map_examples(config),
+            map_tests=map_tests(config.map_tests) if config.map_tests else [],
+            map_examples=map_examples(config.map_tests) if config.map_tests else None,
             stages=_stages(root),
             credits=config.credits,
             facts=_facts(con),
@@ -129,49 +120,7 @@ def collect(root: Root, config: ReportConfig) -> page.ReportData:
 
 
 def _findings(path: str | None) -> Findings:
-    return Findings(checks=[]) if path is None else _read("checks", path, Findings)
-
-
-def _read(option: str, path: str, kind: type[Kind]) -> Kind:
-    """The JSON file that an option names; ConfigError where it cannot be read or holds something else."""
-    try:
-        return kind.model_validate_json(Path(path).read_bytes())
-    except OSError as error:
-        raise ConfigError(f"{option} {path}: cannot be read ({error})") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "file"
-        raise ConfigError(f"{option} {path}: {place}: {first['msg']}") from error
-
-
-def _attributions(root: Root, config: ReportConfig) -> list[page.Picture]:
-    """From the best match to the worst."""
-    if config.attributions is None:
-        return []
-    place = (attribute.FOLDER, config.attributions)
-    facts = [root.read_json(*place, name) for name in root.names(*place, suffix=".json")[:_ATTRIBUTED]]
-    if not facts:
-        raise InputError(f"attributions {config.attributions}: nothing there; run `headwater attribute` first")
-    facts.sort(key=lambda found: -found["cosine"])
-    return [
-        page.Picture(
-            root.read_bytes(*place, f"{found['uid']}.png"), found["caption"], f"cosine {found['cosine']:.2f}"
-        )
-        for found in facts
-    ]
-
-
-def _map_tests(config: ReportConfig) -> list[page.MapTest]:
-    return [] if config.map_tests is None else _read("map_tests", config.map_tests, MapTests).tests
-
-
-def _map_examples(config: ReportConfig) -> page.Picture | None:
-    path = None if config.map_tests is None else Path(config.map_tests).with_suffix(".png")
-    if path is None or not path.is_file():
-        return None
-    return page.Picture(
-        path.read_bytes(), "Some of the test's pictures; below them maps for the name above each, with its box."
-    )
+    return Findings(checks=[]) if path is None else read_named("checks", path, Findings)
 
 
 def all_results(root: Root) -> list[Result]:

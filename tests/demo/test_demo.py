@@ -26,7 +26,8 @@ from demo.map_tests import FILE
 from demo.run import DemoConfig, _alone, run
 from evaluation.report_data import Check
 from filters.errors import InputError
-from pipelines.report import Findings, MapTests, all_results
+from pipelines.report import Findings, all_results
+from pipelines.report_attributions import map_tests
 from pipelines.store.catalog import connect
 from pipelines.store.root import Root
 
@@ -179,7 +180,7 @@ def test_ten_pairs_are_attributed_and_the_maps_tested(demo: Path) -> None:
     [name] = root.names("attributions")
     pairs = [root.read_json("attributions", name, file) for file in root.names("attributions", name, suffix=".json")]
     assert len(pairs) == 10
-    tests = MapTests.model_validate_json(root.read_bytes(FILE)).tests
+    tests = map_tests(str(demo / FILE))
     assert [line.pictures for test in tests for line in test.lines if line.first_more] == [24] * 5
     page = (demo / "report" / "index.html").read_text(encoding="utf-8")
     assert all(str(escape(f"{pair['caption']}; cosine {pair['cosine']:.2f}")) in page for pair in pairs)
