@@ -7,8 +7,8 @@ of the intersection and stays comparable between intersections of different size
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,9 @@ import pyarrow as pa
 
 from evaluation import metrics
 from evaluation.cache import FeatureCache
+from evaluation.classes import shared_classes, subset
 from evaluation.results import ALL_CLASSES, IMAGES, Figure, Result, RunInfo, SetResult
-from evaluation.tasks import Task, shared_classes, subset
+from evaluation.tasks import Task
 from evaluation.zeroshot import Features, template_hash, zero_shot
 from filters.errors import InputError
 from trainer.model import LoadedModel
@@ -72,10 +73,13 @@ def evaluate_similarities(
     reference: str,
     *,
     protocol: Protocol | None = None,
+    alone: Collection[str] = (),
 ) -> Evaluation:
     """Figures from similarities [N, C] by task name, however they were made (one model, an ensemble, a tuned prompt).
 
-    InputError for an unknown reference, two tasks of one name, or fewer shared classes than the protocol's k.
+    Sets named in `alone` are no shifts: they are scored by themselves among all of their classes, where these are
+    fewer than the protocol's k as many ways as there are classes. InputError for an unknown reference, two tasks of
+    one name, or fewer shared classes than the protocol's k.
     """
     _check(tasks, reference)
     protocol = protocol or Protocol()
@@ -84,7 +88,12 @@ def evaluate_similarities(
     own = score(base, base.classnames, ALL_CLASSES)
     sets = {base.name: _set_result(run, base, own, protocol, None)}
     for task in tasks:
-        if task is not base:
+        if task is not base and task.name in alone:
+            fitting = replace(protocol, ways=min(protocol.ways, len(task.classnames)))
+            by_itself = _Scorer(run, scores, fitting)
+            sets[task.name] = _set_result(run, task, by_itself(task, task.classnames, ALL_CLASSES), fitting, None)
+            score.tables += by_itself.tables
+        elif task is not base:
             names = shared_classes(base, task)
             same = score(base, names, task.name)
             sets[task.name] = _set_result(run, task, score(task, names, task.name), protocol, same)
@@ -106,10 +115,10 @@ class _Scorer:
                 " accuracy; choose a smaller number of ways"
             )
         part = subset(task, names)
-        scores = self.scores[task.name][np.ix_(part.pictures, part.classes)]
+        scores = part.of(self.scores[task.name])
         ranks = metrics.true_ranks(scores, part.labels)
         values = metrics.expected_k_way(ranks, len(names), self.protocol.ways)
-        label = np.array(names, dtype=object)
+        label = np.array(part.names, dtype=object)
         columns = {
             "run_id": [self.run.run_id] * len(values),
             "task": [task.name] * len(values),
@@ -148,7 +157,7 @@ def _figure(
 def _set_result(run: RunInfo, task: Task, figure: Figure, protocol: Protocol, reference: Figure | None) -> SetResult:
     return SetResult(
         **_fields(figure),
-        protocol=protocol.name,
+        protocol=" ".join(part for part in (protocol.name, task.protocol) if part),
         template_hash=template_hash(task.templates),
         family=task.family,
         same_family=bool(task.family) and task.family in run.families,
