@@ -47,7 +47,13 @@ def few_shot(labels: Labels, shots: int, seed: int = 0) -> NDArray[np.int64]:
 
 
 def fit_probe(
-    features: Features, labels: Labels, classes: int, *, strength: float | None = None, seed: int = 0
+    features: Features,
+    labels: Labels,
+    classes: int,
+    *,
+    strength: float | None = None,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> Probe:
     """Logistic regression of unit features [N, E] with an L2 penalty, by LBFGS in float64 to convergence.
 
@@ -63,12 +69,12 @@ def fit_probe(
     if not np.isfinite(features).all():
         raise InputError("probe: features hold values that are not numbers; check the model's weights")
     if strength is None:
-        strength = _best_strength(features, labels, classes, seed)
-    weight, bias = _fit(features, labels, classes, strength)
+        strength = _best_strength(features, labels, classes, seed, device)
+    weight, bias = _fit(features, labels, classes, strength, device)
     return Probe(weight, bias, strength)
 
 
-def _best_strength(features: Features, labels: Labels, classes: int, seed: int) -> float:
+def _best_strength(features: Features, labels: Labels, classes: int, seed: int, device: str) -> float:
     rng = np.random.Generator(np.random.Philox(key=seed))
     held = np.zeros(len(labels), dtype=bool)
     for label in range(classes):
@@ -78,18 +84,18 @@ def _best_strength(features: Features, labels: Labels, classes: int, seed: int) 
         return 1e-3  # too few pictures to choose by
     losses = []
     for strength in _STRENGTHS:
-        probe = Probe(*_fit(features[~held], labels[~held], classes, strength), strength)
+        probe = Probe(*_fit(features[~held], labels[~held], classes, strength, device), strength)
         scores = torch.from_numpy(probe.scores(features[held]))
         losses.append(float(functional.cross_entropy(scores.double(), torch.from_numpy(labels[held]))))
     return _STRENGTHS[int(np.argmin(losses))]
 
 
 def _fit(
-    features: Features, labels: Labels, classes: int, strength: float
+    features: Features, labels: Labels, classes: int, strength: float, device: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    inputs, targets = torch.from_numpy(features).double(), torch.from_numpy(labels)
-    weight = torch.zeros(classes, inputs.shape[1], dtype=torch.float64, requires_grad=True)
-    bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
+    inputs, targets = torch.from_numpy(features).to(device).double(), torch.from_numpy(labels).to(device)
+    weight = torch.zeros(classes, inputs.shape[1], dtype=torch.float64, device=device, requires_grad=True)
+    bias = torch.zeros(classes, dtype=torch.float64, device=device, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [weight, bias], max_iter=500, tolerance_grad=1e-7, tolerance_change=1e-12, line_search_fn="strong_wolfe"
     )
@@ -101,4 +107,4 @@ def _fit(
         return loss
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return weight.detach().numpy(), bias.detach().numpy()
+    return weight.detach().cpu().numpy(), bias.detach().cpu().numpy()

@@ -52,7 +52,9 @@ def recall_figures(
         f"text_retrieval_recall@{k}": (above_image < k).astype(np.float64) for k in ks
     }
     for k in ks:
-        hits[f"image_retrieval_recall@{k}"] = np.bincount(owner[above_text < k], minlength=len(images)).astype(np.float64)
+        hits[f"image_retrieval_recall@{k}"] = np.bincount(owner[above_text < k], minlength=len(images)).astype(
+            np.float64
+        )
     stack = np.stack([*hits.values(), np.ones(len(images)), each], axis=1)
     rng = np.random.default_rng(seed)
     even = np.full(len(images), 1 / len(images))

@@ -140,12 +140,21 @@ class Sets:
         return asked or next(iter(candidates), "")
 
     def choose(self, names: list[str]) -> Sets:
-        """The same with no other sets than these; InputError for one that is not there."""
-        if unknown := [name for name in names if name not in self.names]:
-            there = ", ".join(self.names) or "nothing"
-            raise InputError(f"{self.embeddings or self._where}: no set {unknown[0]!r}; there is {there}")
+        """The same with no other sets than these; `NAME/SPLIT` is another split of a webdataset.
+
+        InputError for one that is not there.
+        """
         part = object.__new__(Sets)
         part.__dict__ = {**self.__dict__, "names": list(dict.fromkeys(names)), "retrieval": []}
+        part._chosen = dict(self._chosen)
+        for name in names:
+            whole, _, split = name.partition("/")
+            one = self._chosen.get(whole)
+            if name not in self.names and split and one is not None and one.kind == "webdataset":
+                part._chosen[name] = one.model_copy(update={"split": split})
+            elif name not in self.names:
+                there = ", ".join(self.names) or "nothing"
+                raise InputError(f"{self.embeddings or self._where}: no set {name!r}; there is {there}")
         part.__dict__.pop("made_from", None)
         return part
 

@@ -1,0 +1,104 @@
+"""Accuracy of linear classifiers on frozen features against the number of pictures that they were fitted on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from evaluation.classes import by_class, shared_classes, subset
+from evaluation.embeddings import Embeddings
+from evaluation.metrics import Floats, bootstrap_interval, mean_per_class_recall, top_k, true_ranks
+from evaluation.probe import few_shot, fit_probe
+from evaluation.tasks import Task
+from evaluation.zeroshot import Features, similarities
+from filters.errors import InputError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeFigure:
+    """Accuracy on a test set, 0 to 1, of classifiers fitted on `shots` pictures a class (None: all; 0: zero-shot).
+
+    `acc1` and `mean_per_class_recall` are means over `by_seed`, the accuracy for each choice of the pictures; `low`
+    to `high` is the 95 % interval of `acc1` over the test set's pictures (bootstrap), `sd` the standard deviation
+    over the choices, None for one. `strengths` are those of the penalty.
+    """
+
+    train: str
+    test: str
+    shots: int | None
+    pictures: int
+    n: int
+    classes: int
+    acc1: float
+    low: float
+    high: float
+    mean_per_class_recall: float
+    by_seed: list[float]
+    sd: float | None
+    strengths: list[float]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+
+def probe_figures(
+    source: Embeddings,
+    train: Task,
+    test: Task,
+    shots: Sequence[int | None],
+    *,
+    seeds: int = 3,
+    strength: float | None = None,
+    device: str = "cpu",
+) -> list[ProbeFigure]:
+    """A figure for each of `shots`, on the classes that both sets have; seeds 0, 1, ... choose the pictures.
+
+    The classifier knows these classes only. Errors are those of `few_shot` and `fit_probe`, and InputError for fewer
+    than two shared classes.
+    """
+    classes = shared_classes(train, test)
+    if len(classes) < 2:
+        raise InputError(f"{train.name} and {test.name} share {len(classes)} classes; a probe needs two or more")
+    known, asked = subset(train, classes), subset(test, classes)
+    features = source.images(train)[known.pictures]
+    shown = source.images(test)
+    found = []
+    for count in shots:
+        results: list[tuple[Features, float | None]] = []
+        pictures = 0
+        if count == 0:
+            results = [(by_class(test, similarities(shown, source.heads([test])[0])), None)]
+        for seed in range(seeds if count else 1) if count != 0 else ():
+            chosen = np.arange(len(known.labels)) if count is None else few_shot(known.labels, count, seed)
+            pictures = len(chosen)
+            probe = fit_probe(
+                features[chosen], known.labels[chosen], len(classes), strength=strength, seed=seed, device=device
+            )
+            results.append((probe.scores(shown[asked.pictures]), probe.strength))
+        scores = [asked.of(given) if count == 0 else given for given, _ in results]
+        ranks = [true_ranks(given, asked.labels) for given in scores]
+        values: list[Floats] = [top_k(one, 1) for one in ranks]
+        interval = bootstrap_interval(np.mean(values, axis=0), 0)
+        by_seed = [float(one.mean()) for one in values]
+        found.append(
+            ProbeFigure(
+                train=train.name,
+                test=test.name,
+                shots=count,
+                pictures=pictures,
+                n=len(asked.labels),
+                classes=len(classes),
+                acc1=float(np.mean(by_seed)),
+                low=interval.low,
+                high=interval.high,
+                mean_per_class_recall=float(np.mean([mean_per_class_recall(one, asked.labels) for one in ranks])),
+                by_seed=by_seed,
+                sd=float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else None,
+                strengths=[given for _, given in results if given is not None],
+            )
+        )
+    return found
