@@ -10,7 +10,7 @@ import numpy as np
 
 from evaluation.classes import by_class, shared_classes, subset
 from evaluation.embeddings import Embeddings
-from evaluation.metrics import Floats, bootstrap_interval, mean_per_class_recall, top_k, true_ranks
+from evaluation.metrics import clopper_pearson, mean_per_class_recall, top_k, true_ranks
 from evaluation.probe import few_shot, fit_probe
 from evaluation.tasks import Task
 from evaluation.zeroshot import Features, similarities
@@ -21,9 +21,9 @@ from filters.errors import InputError
 class ProbeFigure:
     """Accuracy on a test set, 0 to 1, of classifiers fitted on `shots` pictures a class (None: all; 0: zero-shot).
 
-    `acc1` and `mean_per_class_recall` are means over `by_seed`, the accuracy for each choice of the pictures; `low`
-    to `high` is the 95 % interval of `acc1` over the test set's pictures (bootstrap), `sd` the standard deviation
-    over the choices, None for one. `strengths` are those of the penalty.
+    `acc1` and `mean_per_class_recall` are means over `by_seed`, the accuracy for each choice of the pictures. `low`
+    to `high` is the exact 95 % interval of `acc1` for so many test pictures (Clopper and Pearson 1934), `sd` the
+    standard deviation over the choices, None for one. `strengths` are those of the penalty.
     """
 
     train: str
@@ -64,41 +64,43 @@ def probe_figures(
     if len(classes) < 2:
         raise InputError(f"{train.name} and {test.name} share {len(classes)} classes; a probe needs two or more")
     known, asked = subset(train, classes), subset(test, classes)
-    features = source.images(train)[known.pictures]
-    shown = source.images(test)
+    features, shown = source.images(train)[known.pictures], source.images(test)
     found = []
     for count in shots:
-        results: list[tuple[Features, float | None]] = []
-        pictures = 0
+        strengths: list[float] = []
+        scores: list[Features] = []
+        chosen = np.arange(0 if count == 0 else len(known.labels))
         if count == 0:
-            results = [(by_class(test, similarities(shown, source.heads([test])[0])), None)]
-        for seed in range(seeds if count else 1) if count != 0 else ():
-            chosen = np.arange(len(known.labels)) if count is None else few_shot(known.labels, count, seed)
-            pictures = len(chosen)
+            [head] = source.heads([test])
+            scores.append(asked.of(by_class(test, similarities(shown, head))))
+        for seed in range(1 if count is None else min(count, 1) * seeds):
+            if count is not None:
+                chosen = few_shot(known.labels, count, seed)
             probe = fit_probe(
                 features[chosen], known.labels[chosen], len(classes), strength=strength, seed=seed, device=device
             )
-            results.append((probe.scores(shown[asked.pictures]), probe.strength))
-        scores = [asked.of(given) if count == 0 else given for given, _ in results]
-        ranks = [true_ranks(given, asked.labels) for given in scores]
-        values: list[Floats] = [top_k(one, 1) for one in ranks]
-        interval = bootstrap_interval(np.mean(values, axis=0), 0)
-        by_seed = [float(one.mean()) for one in values]
+            strengths.append(probe.strength)
+            scores.append(probe.scores(shown[asked.pictures]))
+        ranks = [true_ranks(one, asked.labels) for one in scores]
+        right = [top_k(one, 1) for one in ranks]
+        by_seed = [float(one.mean()) for one in right]
+        accuracy, n = float(np.mean(by_seed)), len(asked.labels)
+        interval = clopper_pearson(min(accuracy * n, n), n)
         found.append(
             ProbeFigure(
                 train=train.name,
                 test=test.name,
                 shots=count,
-                pictures=pictures,
-                n=len(asked.labels),
+                pictures=len(chosen),
+                n=n,
                 classes=len(classes),
-                acc1=float(np.mean(by_seed)),
+                acc1=accuracy,
                 low=interval.low,
                 high=interval.high,
                 mean_per_class_recall=float(np.mean([mean_per_class_recall(one, asked.labels) for one in ranks])),
                 by_seed=by_seed,
                 sd=float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else None,
-                strengths=[given for _, given in results if given is not None],
+                strengths=strengths,
             )
         )
     return found

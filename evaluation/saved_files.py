@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,11 @@ def _read(place: Path) -> Arrays:
             return arrays | {file.stem: np.array(read_lines(file)) for file in texts if file.is_file()}
         if place.suffix == ".parquet":
             return _from_parquet(place)
+        with zipfile.ZipFile(place):  # np.load leaves a file open that is none
+            pass
         with np.load(place, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, pa.ArrowException) as error:
+            return dict(file)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, pa.ArrowException) as error:
         raise InputError(f"{place} cannot be read as embeddings: {' '.join(str(error).split())}") from error
 
 
@@ -72,7 +75,7 @@ def _from_parquet(place: Path) -> Arrays:
     pictures = pq.read_table(place)
     arrays: Arrays = {"images": _rows(pictures, place)}
     if "key" in pictures.column_names:
-        arrays["keys"] = _texts(pictures, "key")
+        arrays["keys"] = np.array(_texts(pictures, "key"))
     captions, classes = (place.with_name(place.stem + ending) for ending in (_CAPTIONS, _CLASSES))
     if captions.is_file():
         table = pq.read_table(captions)
@@ -85,7 +88,7 @@ def _from_parquet(place: Path) -> Arrays:
         _needs(pictures, "label", place)
         arrays["labels"] = pictures["label"].to_numpy()
         if known is not None and "class" in known.column_names:
-            arrays["classnames"] = _texts(known, "class")
+            arrays["classnames"] = np.array(_texts(known, "class"))
         return arrays
     if known is not None:
         _needs(known, "class", classes)
@@ -121,8 +124,8 @@ def _rows(table: pa.Table, place: Path) -> NDArray[Any]:
     return np.asarray(column.flatten().to_numpy(zero_copy_only=False)).reshape(len(column), -1)
 
 
-def _texts(table: pa.Table, column: str) -> NDArray[Any]:
-    return np.array([str(value) for value in table[column].to_pylist()])
+def _texts(table: pa.Table, column: str) -> list[str]:
+    return [str(value) for value in table[column].to_pylist()]
 
 
 def _needs(table: pa.Table, column: str, place: Path) -> None:

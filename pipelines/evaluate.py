@@ -1,8 +1,10 @@
-"""Models to results: figures on a reference set and on its shifts, one model a task.
+"""Models to results: figures on a reference set and on its shifts, and retrieval, one model a task.
 
 headwater evaluate --root data --tasks eval --reference imagenet
 headwater evaluate --root data --reference imagenet --method zero_shot,tpt,umfc --models even
 headwater evaluate --root data --reference imagenet --checkpoint ViT-B-32 --pretrained laion2b_s34b_b79k
+headwater evaluate --config configs/eval/imagenet_shifts.yaml --datasets /data --checkpoint ViT-B-32 --pretrained FILE
+headwater evaluate --root data --reference imagenet --embeddings made/elsewhere
 """
 
 from __future__ import annotations
@@ -59,6 +61,8 @@ class EvaluateConfig(ModelsConfig):
 def run(config: EvaluateConfig) -> dict[str, Any]:
     """Evaluate models on every set by each method; results that are there already are left alone."""
     job, account = _Job(config), Account("evaluate")
+    if job.todo:
+        job.sets.check()
     account.shards_skipped = len(job.names) - len(job.todo)
     say(f"evaluate: {len(job.todo)} models to do, {account.shards_skipped} done before")
     for name, result in map_shards(job.todo, job, cpus=config.cpus, gpus=config.gpus, local=config.local):
@@ -73,6 +77,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
 def plan(config: EvaluateConfig) -> dict[str, Any]:
     """Which models would be evaluated, and on which sets."""
     job = _Job(config)
+    job.sets.check()
     return {"models": job.todo, "sets": job.sets.names, "retrieval": job.sets.retrieval}
 
 

@@ -158,6 +158,12 @@ class Sets:
         part.__dict__.pop("made_from", None)
         return part
 
+    def check(self) -> None:
+        """InputError for what is wrong with folders of pictures, before a worker finds out; no picture is read."""
+        for name, one in self._chosen.items():
+            if one.kind != "webdataset" and not set(self.names).isdisjoint(_names(name, one)):
+                _tasks(name, one)
+
     def load(self) -> Loaded:
         """The sets themselves; InputError for what is missing or wrong in one of them."""
         if (saved := self._saved) is not None:

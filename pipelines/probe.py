@@ -49,6 +49,8 @@ def run(config: ProbeConfig) -> dict[str, Any]:
     """Fit linear classifiers on each model's features; results that are there already are left alone."""
     job, account = _Job(config), Account("probe")
     todo = [name for name in job.models.names if not job.is_done(name)]
+    if todo:
+        job.sets.check()
     account.shards_skipped = len(job.models.names) - len(todo)
     say(f"probe: {len(todo)} models to do, {account.shards_skipped} done before")
     for name, result in map_shards(todo, job, cpus=config.cpus, gpus=config.gpus, local=config.local):
@@ -128,10 +130,11 @@ def _shots(text: str) -> int | None:
 
 
 def _line(figure: dict[str, Any]) -> str:
-    shots = {None: "all pictures", 0: "zero-shot", 1: "1 shot"}.get(figure["shots"], f"{figure['shots']} shots")
+    few = {None: "all pictures", 1: "1 shot"}.get(figure["shots"], f"{figure['shots']} shots")
+    shots = "zero-shot" if figure["shots"] == 0 else f"{few} of {figure['train']}"
     spread = "" if figure["sd"] is None else f", sd {100 * figure['sd']:.1f} over {len(figure['by_seed'])} choices"
     return (
-        f"{figure['test']}: {shots} of {figure['train']}: {100 * figure['acc1']:.1f} "
+        f"{figure['test']}: {shots}: {100 * figure['acc1']:.1f} "
         f"({100 * figure['low']:.1f} to {100 * figure['high']:.1f}{spread})"
     )
 
