@@ -91,7 +91,7 @@ class Sets:
             raise ConfigError(f"sets: {odd[0]!r} is no name for a set; use letters, digits and . _ -")
         if twice := sorted(set(found) & chosen.keys()):
             raise ConfigError(f"sets.{twice[0]}: {root.url}/{folder} has a set of this name too; choose another")
-        self._where = f"{root.url}/{folder}"
+        self._where = f"{root.url}/{folder}" if folder else "sets"
         self._chosen = {name: SetConfig(kind="webdataset", path=str(root.local(folder, name))) for name in found}
         base = Path(datasets).expanduser().absolute()
         for name, one in chosen.items():
