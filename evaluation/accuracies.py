@@ -1,4 +1,4 @@
-"""Accuracies of many models on a reference set and its shifts, from results files and from CSV tables.
+"""Accuracies of many models on a reference set and its shifts, from results files (also other tools') and CSV tables.
 
 Sets are named `v2`, `r`, `sketch`, `objectnet`, `a` where they are ImageNet's shifts, under whatever name a tool
 stored them, `val` where they are its validation set, and else as they came. `<reference>-on-<shift>` is the reference
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from evaluation.formats import Row, is_benchmark_table, is_datacomp, read_rows
 from evaluation.results import Component, Figure, Result, read_results
 from filters.errors import InputError
 
@@ -52,7 +53,9 @@ class ModelScores:
 
 def set_name(name: str) -> str:
     """The short name of a set of ImageNet's family, any other name as it is."""
-    plain = "".join(c if c.isalnum() else "_" for c in name.lower()).removeprefix("wds_")
+    plain = "".join(c if c.isalnum() else "_" for c in name.lower())
+    if plain.startswith("wds_"):
+        plain = plain.removeprefix("wds_").removesuffix("_test")
     return _CANONICAL.get(plain, name)
 
 
@@ -101,11 +104,59 @@ def read_csv(path: Path) -> list[ModelScores]:
             raise InputError(f"{path} line {reader.line_num}: is not CSV ({error})") from error
 
 
+def from_rows(rows: Sequence[Row]) -> list[ModelScores]:
+    """Top-1 accuracies of other tools' results, a model's sets together; sets without one are left out.
+
+    InputError for two results of one model on one set.
+    """
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    images: dict[tuple[str, str], dict[str, int]] = {}
+    sizes: dict[tuple[str, str], float | None] = {}
+    for row in rows:
+        if (value := row.metrics.get("acc1")) is None:
+            continue
+        model, name = (row.model, row.source), set_name(row.dataset)
+        if name in found.setdefault(model, {}):
+            raise InputError(f"{row.model} ({row.source}) has two results on {row.dataset}; keep one of them")
+        found[model][name] = value
+        sizes[model] = row.size
+        if count := row.n or IMAGES.get(name):
+            images.setdefault(model, {})[name] = count
+    return [
+        ModelScores(" ".join(dict.fromkeys(key)), key[1], sizes[key], accuracy, images.get(key, {}))
+        for key, accuracy in found.items()
+    ]
+
+
+def joined(scores: Sequence[ModelScores]) -> list[ModelScores]:
+    """The same with the sets of models that stand in several files together; models that share a set stay apart."""
+    found: dict[tuple[str, str, float | None], ModelScores] = {}
+    apart = []
+    for score in scores:
+        key = (score.model, score.source, score.size)
+        known = found.get(key)
+        if known is not None and known.accuracy.keys() & score.accuracy.keys():
+            apart.append(score)
+        elif known is not None:
+            found[key] = ModelScores(*key, {**known.accuracy, **score.accuracy}, {**known.images, **score.images})
+        else:
+            found[key] = score
+    return [*found.values(), *apart]
+
+
 def read_scores(path: Path, metric: Metric = "acc1") -> list[ModelScores]:
-    """A `.csv` table, or a results file as `headwater evaluate` writes it."""
-    if not path.is_file():
+    """A `.csv` table, a results file as `headwater evaluate` writes it, or what `evaluation.formats.read_rows` reads.
+
+    `metric` is of our own results files; other tools' have top-1.
+    """
+    if not path.exists():
         raise InputError(f"{path}: no such file; evaluate models first, or name a CSV table")
-    found = read_csv(path) if path.suffix.lower() == ".csv" else from_results(read_results(path), metric)
+    if path.is_dir() or path.suffix.lower() == ".json":
+        found = from_rows(read_rows(path))
+    elif path.suffix.lower() == ".csv":
+        found = from_rows(read_rows(path)) if is_benchmark_table(path) else read_csv(path)
+    else:
+        found = from_rows(read_rows(path)) if is_datacomp(path) else from_results(read_results(path), metric)
     if not found:
         raise InputError(f"{path}: holds no models")
     return found

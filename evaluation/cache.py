@@ -86,7 +86,8 @@ def _read(path: Path, shape: tuple[int, int]) -> Features | None:
         found = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    return found if found.shape == shape and found.dtype == np.float32 else None
+    whole = found.shape == shape and found.dtype == np.float32 and bool(np.isfinite(found).all())
+    return found if whole else None
 
 
 def _digest(images: Sequence[bytes]) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from evaluation.cache import FeatureCache, PictureSet
 from evaluation.captions import Captioned
 from evaluation.tasks import Task
-from evaluation.zeroshot import heads
+from evaluation.zeroshot import heads, logit_scale
 from trainer.model import LoadedModel
 
 Features = NDArray[np.float32]
@@ -24,6 +24,10 @@ class Embeddings(Protocol):
     @property
     def loaded(self) -> LoadedModel | None:
         """The model, where there is one."""
+
+    @property
+    def scale(self) -> float:
+        """What makes logits of cosines."""
 
     def images(self, pictures: PictureSet) -> Features:
         """One row a picture of the set."""
@@ -41,6 +45,11 @@ class ModelEmbeddings:
 
     loaded: LoadedModel
     cache: FeatureCache
+
+    @property
+    def scale(self) -> float:
+        """The model's own."""
+        return logit_scale(self.loaded)
 
     def images(self, pictures: PictureSet) -> Features:
         """As of `Embeddings`; InputError naming the picture that cannot be embedded."""

@@ -152,7 +152,8 @@ def domainnet(folder: Path, prompts: Sequence[str], name: str = "domainnet") -> 
         raise InputError(f"{folder} has no folder {DOMAINS[0]}; DomainNet has {', '.join(DOMAINS)}")
     names = sorted(path.name for path in first.iterdir() if path.is_dir())
     classes = {one: one.replace("_", " ") for one in names}
-    return [class_folders(folder / domain, classes, prompts, f"{name}_{domain}") for domain in DOMAINS]
+    sets = [class_folders(folder / domain, classes, prompts, f"{name}_{domain}") for domain in DOMAINS]
+    return [replace(task, domain=domain) for task, domain in zip(sets, DOMAINS, strict=True)]
 
 
 def read_names(path: Path) -> dict[str, str]:

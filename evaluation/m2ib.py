@@ -108,8 +108,12 @@ def attribute(
             grid = site.grid
         source.finish()
     capacity, alpha, losses = _gathered(found)
-    if not bool(torch.isfinite(capacity).all()):
-        raise ModelError("the attribution is not finite; try the model in fp32, or check its weights")
+    bad = ~(torch.isfinite(capacity).flatten(1).all(1) & torch.isfinite(losses).flatten(1).all(1))
+    if bad.any():
+        raise ModelError(
+            f"the attribution of pair {int(bad.int().argmax())} is not finite ({int(bad.sum())} of {len(bad)}); "
+            "try the model in fp32, or check its weights"
+        )
     if side == "image":
         shown = _image_map(capacity.sum(-1), grid or (1, 1), (height, width))
     else:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Annotated, Literal, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Literal, Self, TypeAlias
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from evaluation.classes import by_class, head_names
 from evaluation.embeddings import Embeddings
@@ -17,7 +18,7 @@ from evaluation.tpt import Tuner
 from evaluation.tpt_views import AUGMIX, views
 from evaluation.umfc import Calibrator
 from evaluation.zeroshot import Features, similarities
-from filters.errors import InputError
+from filters.errors import InputError, ModelError
 from trainer.model import LoadedModel
 
 Method: TypeAlias = Literal["zero_shot", "tpt", "umfc"]
@@ -39,6 +40,14 @@ class TestTime(BaseModel):
     beta: float = Field(0.3, description="UMFC: weight of the text side under the rule `repo`")
     seed: Annotated[int, Field(ge=0)] = Field(0, description="decides views and clusters")
 
+    @model_validator(mode="after")
+    def _some_view_counts(self) -> Self:
+        if int(self.views * self.keep) < 1:
+            raise ValueError(
+                f"keep {self.keep} of {self.views} views leaves none; have more views, or keep more of them"
+            )
+        return self
+
 
 def scores_of(method: Method, source: Embeddings, tasks: Sequence[Task], settings: TestTime) -> dict[str, Features]:
     """Scores float32 [N, C] of each set's pictures for its classes, by the set's name.
@@ -58,30 +67,57 @@ def scores_of(method: Method, source: Embeddings, tasks: Sequence[Task], setting
     classify: Callable[[Features, Features], Features] = similarities
     if method == "umfc":
         calibrator = Calibrator(
-            settings.clusters, rule=settings.rule, alpha=settings.alpha, beta=settings.beta, seed=settings.seed
+            settings.clusters,
+            rule=settings.rule,
+            alpha=settings.alpha,
+            beta=settings.beta,
+            scale=source.scale,
+            seed=settings.seed,
         )
         classify = calibrator.fit(np.concatenate(features)).predict
-    made = zip(tasks, features, source.heads(tasks), strict=True)
-    return {task.name: by_class(task, classify(rows, head)) for task, rows, head in made}
+    found = {}
+    for task, rows, head in zip(tasks, features, source.heads(tasks), strict=True):
+        with _naming(task.name):
+            found[task.name] = by_class(task, classify(rows, head))
+    return found
+
+
+def scale_of(method: Method, source: Embeddings) -> float:
+    """What makes logits of a method's scores: `zero_shot` gives cosines, the others logits."""
+    return source.scale if method == "zero_shot" else 1.0
 
 
 def _tpt(loaded: LoadedModel, task: Task, settings: TestTime) -> Features:
-    prompts = class_prompts(loaded.tokenizer, head_names(task))
-    tuner = Tuner(loaded.model, prompts.tokens, context_length_tokens=prompts.context)
+    with _naming(task.name):
+        prompts = class_prompts(loaded.tokenizer, head_names(task))
+        tuner = Tuner(loaded.model, prompts.tokens, context_length_tokens=prompts.context)
     found = []
     for start in range(0, len(task.images), settings.pictures):
-        stack = [
-            views(
-                data,
-                loaded.model,
-                np.random.Generator(np.random.Philox(key=settings.seed, counter=[0, 0, 0, position])),
-                count=settings.views,
-                augmix=AUGMIX if settings.augmix else (),
-            )
-            for position, data in enumerate(task.images[start : start + settings.pictures], start)
-        ]
-        tuned = tuner.tune(
-            tuner.features(torch.stack(stack).to(loaded.device)), keep=settings.keep, steps=settings.steps
-        )
+        batch = range(start, min(start + settings.pictures, len(task.images)))
+        stack = torch.stack([_views(loaded, task, position, settings) for position in batch])
+        with _naming(f"{task.name}: of pictures {task.keys[batch[0]]} to {task.keys[batch[-1]]}"):
+            features = tuner.features(stack.to(loaded.device))
+            tuned = tuner.tune(features, keep=settings.keep, steps=settings.steps)
         found.append(tuned.logits.float().cpu().numpy())
     return np.concatenate(found)
+
+
+def _views(loaded: LoadedModel, task: Task, position: int, settings: TestTime) -> torch.Tensor:
+    generator = np.random.Generator(np.random.Philox(key=settings.seed, counter=[0, 0, 0, position]))
+    with _naming(f"{task.name}: {task.keys[position]}"):
+        return views(
+            task.images[position],
+            loaded.model,
+            generator,
+            count=settings.views,
+            augmix=AUGMIX if settings.augmix else (),
+        )
+
+
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Lets an error say what it is about."""
+    try:
+        yield
+    except (InputError, ModelError) as error:
+        raise (ModelError if isinstance(error, ModelError) else InputError)(f"{where}: {error}") from error

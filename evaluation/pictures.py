@@ -58,6 +58,11 @@ def eval_files(folder: str | Path) -> list[Path]:
     return _tars(folder) or _files(folder)
 
 
+def one_line(error: Exception) -> str:
+    """What an error says in its first line: tarfile goes on with what each way of reading made of the file."""
+    return str(error).partition("\n")[0].rstrip(":")
+
+
 def _is_set(path: Path) -> bool:
     return path.is_dir() and not path.name.startswith(".")
 
@@ -102,7 +107,7 @@ def _from_tars(folder: Path, tars: list[Path]) -> Iterator[tuple[str, bytes]]:
                     else:
                         yield f"{key} ({_class(archive, parts, classes, f'{tar}: member {key}')})", data
         except (tarfile.TarError, EOFError, OSError) as error:
-            raise InputError(f"{tar} is not a whole tar: {error}") from error
+            raise InputError(f"{tar} is not a whole tar: {one_line(error)}") from error
 
 
 def _samples(archive: tarfile.TarFile) -> dict[str, dict[str, tarfile.TarInfo]]:

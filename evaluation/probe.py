@@ -25,7 +25,11 @@ class Probe:
     strength: float
 
     def scores(self, features: Features) -> Features:
-        """Logits [N, C], float32, of features [N, E]."""
+        """Logits [N, C], float32, of features [N, E]; InputError for another width or what is not a number."""
+        if features.ndim != 2 or features.shape[1] != self.weight.shape[1]:
+            raise InputError(f"probe: features are {features.shape}, expected [N, {self.weight.shape[1]}]")
+        if not np.isfinite(features).all():
+            raise InputError("probe: features hold values that are not numbers; check the model's weights")
         found: Features = (features.astype(np.float64) @ self.weight.T + self.bias).astype(np.float32)
         return found
 
@@ -60,8 +64,10 @@ def fit_probe(
     Minimised is the mean cross-entropy plus `strength` / 2 times the sum of the squared weights (biases are free).
     Without `strength` the one of 10^-6 ... 10^2 is taken that is best on a fifth of the pictures, drawn by `seed`
     and held back, and all pictures are fitted with it. InputError for fewer than two classes, classes without a
-    picture, and features that are not numbers.
+    picture, and features that are not numbers or not one row a label.
     """
+    if features.ndim != 2 or len(features) != len(labels):
+        raise InputError(f"probe: features are {features.shape}, expected one row for each of {len(labels)} labels")
     if classes < 2 or len(np.unique(labels)) < classes:
         raise InputError(
             f"probe: {len(np.unique(labels))} of {classes} classes have pictures; all of two or more must"

@@ -1,6 +1,7 @@
 """What an evaluation writes: one JSON line a model in the source study's schema, and one table row a picture.
 
-The fields of `Result` are those of the study's result file; `model`, `families` and `same_family` are additions.
+The fields of `Result` are those of the study's result file, the rest are additions. What has a default was added
+after files had been written: older files, which lack it, are read all the same.
 """
 
 from __future__ import annotations
@@ -46,8 +47,26 @@ class Component:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Top-1 accuracy of `n` pictures, those of one class (then it is that class's recall) or of one domain.
+
+    `low` and `high` are its exact 95 % interval (Clopper and Pearson 1934).
+    """
+
+    name: str
+    n: int
+    acc1: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One accuracy: `value` in 0 to 1 with its 95 % interval, over `n` pictures of `classes` classes."""
+    """One accuracy: `value` in 0 to 1 with its 95 % interval, over `n` pictures of `classes` classes.
+
+    `low` and `high` are of `value`, by resampling pictures; `acc1_low` and `acc1_high` are the exact interval of
+    `acc1` (Clopper and Pearson 1934). `ece` is the expected calibration error, 0 to 1. None: of an older version.
+    """
 
     n: int
     classes: int
@@ -59,6 +78,9 @@ class Figure:
     acc1: float
     acc5: float | None
     mean_per_class_recall: float
+    acc1_low: float | None = None
+    acc1_high: float | None = None
+    ece: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +88,8 @@ class SetResult(Figure):
     """A model's figure on one set; `reference` is the reference set's on the same classes, None for that set itself.
 
     For a shift, both figures are over the classes that it shares with the reference. `same_family` says that one of
-    the model's sources was drawn by the artist of this set.
+    the model's sources was drawn by the artist of this set. `top1` is `acc1` under the study's name. `per_class` is
+    in the order of the classes, `domain` the set's own label or its name.
     """
 
     protocol: str
@@ -74,6 +97,9 @@ class SetResult(Figure):
     family: str
     same_family: bool
     reference: Figure | None = None
+    top1: float | None = None
+    domain: str = ""
+    per_class: list[Part] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,9 +138,13 @@ class RunInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result(RunInfo):
-    """One line of the results file: the run, and its figures by set, the reference set first."""
+    """One line of the results file: the run, and its figures by set, the reference set first.
+
+    `per_domain` has the pictures of all sets of a domain together, in the order of the sets.
+    """
 
     eval: dict[str, SetResult]
+    per_domain: list[Part] = field(default_factory=list)
     retrieval: dict[str, RetrievalResult] = field(default_factory=dict)
 
 

@@ -5,7 +5,8 @@ parquet files. The arrays (docs/evaluation.md has the parquet columns):
 
 images [N, E]                   one row a picture, of any length but 0
 labels [N] int, classes [C, E]  the class of each picture, and the text embedding of each class
-classnames [C], keys [N], ids [C], templates [T], protocol [1]   texts, all optional
+logit_scale [1]                 what the model multiplies cosines by, optional; 100 if not given
+classnames [C], keys [N], ids [C], templates [T], protocol, family, domain [1]   texts, all optional
 class_of [R] int, names [R]     where `classes` has several rows for a class [R, E]: whose each is; the best counts
 captions [M, E], owner [M] int  instead of labels: text embeddings of captions, and the picture of each (retrieval)
 """
@@ -28,6 +29,7 @@ from evaluation.tasks import Task
 from filters.errors import InputError
 
 Features = NDArray[np.float32]
+_LABELS = ("protocol", "family", "domain")
 
 
 class NoPictures(Sequence[bytes]):
@@ -60,6 +62,12 @@ class SavedEmbeddings:
 
     loaded = None
 
+    @property
+    def scale(self) -> float:
+        """The model's own where it is there, else CLIP's 100."""
+        known = [arrays["logit_scale"] for arrays in self._arrays.values() if "logit_scale" in arrays]
+        return float(known[0].reshape(-1)[0]) if known else 100.0
+
     def __init__(self, path: Path) -> None:
         self._arrays: dict[str, Arrays] = {}
         self.tasks: list[Task] = []
@@ -91,6 +99,7 @@ def write_task_embeddings(folder: Path, task: Task, source: Embeddings) -> None:
     """Write `<name>.npz` of a classification set, whole or not at all."""
     [head] = source.heads([task])
     arrays: Arrays = {"images": source.images(task), "labels": task.labels, "classes": head}
+    arrays["logit_scale"] = np.array([source.scale])
     texts: dict[str, list[str]] = {
         "classnames": task.classnames,
         "keys": task.keys,
@@ -100,8 +109,7 @@ def write_task_embeddings(folder: Path, task: Task, source: Embeddings) -> None:
     if task.synonyms:
         arrays["class_of"] = np.repeat(np.arange(len(task.synonyms)), [len(names) for names in task.synonyms])
         texts["names"] = head_names(task)
-    if task.protocol:
-        texts["protocol"] = [task.protocol]
+    texts |= {key: [getattr(task, key)] for key in _LABELS if getattr(task, key)}
     arrays |= {key: np.array(value) for key, value in texts.items() if value}
     _write(folder / f"{task.name}.npz", arrays)
 
@@ -136,7 +144,7 @@ def _task(name: str, arrays: Arrays) -> Task:
     keys = _names(arrays, "keys") or [str(number) for number in range(len(images))]
     return Task(
         name, NoPictures(name, len(images)), arrays["labels"], classnames, _names(arrays, "templates"), keys,
-        ids=_names(arrays, "ids"), synonyms=synonyms, protocol="".join(_names(arrays, "protocol")),
+        ids=_names(arrays, "ids"), synonyms=synonyms, **{key: "".join(_names(arrays, key)) for key in _LABELS},
     )  # fmt: skip
 
 

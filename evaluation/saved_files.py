@@ -17,7 +17,7 @@ from filters.errors import InputError
 Features = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Arrays = dict[str, NDArray[Any]]
-_TEXTS = ("classnames", "keys", "ids", "templates", "names", "protocol")
+_TEXTS = ("classnames", "keys", "ids", "templates", "names", "protocol", "family", "domain")
 _CLASSES, _CAPTIONS = ".classes.parquet", ".captions.parquet"
 
 
@@ -182,7 +182,8 @@ def _unit(where: str, rows: NDArray[Any]) -> Features:
     bad = np.flatnonzero(~(np.isfinite(length[:, 0]) & (length[:, 0] > 0)))
     if len(bad):
         raise InputError(f"{where}: row {bad[0]} is zero or holds NaN or infinity, as {len(bad)} rows do")
-    normalised: Features = (rows / length).astype(np.float32)
+    other = np.abs(length - 1) > 1e-6  # what has length 1 stays as it is, to the last digit
+    normalised: Features = np.where(other, rows / length, rows).astype(np.float32)
     return normalised
 
 

@@ -2,7 +2,7 @@
 
 classnames.txt                          one name a line, the line number is the label
 zeroshot_classification_templates.txt   one prompt a line, {c} stands for the name
-family.txt                              ours, optional: who drew the pictures
+family.txt, domain.txt                  ours, optional: who drew the pictures, and of which domain they are
 test/nshards.txt, test/0.tar, ...       members s0000000.webp and s0000000.cls (the label in ASCII)
 """
 
@@ -25,6 +25,7 @@ from filters.errors import InputError
 
 TEMPLATES = "zeroshot_classification_templates.txt"
 FAMILY = "family.txt"
+DOMAIN = "domain.txt"
 _SUFFIXES = {"WEBP": "webp", "PNG": "png", "JPEG": "jpg"}
 _TARS = 4  # webdataset 1.0 refuses a set with fewer tars than loader workers, and four workers are the usual default
 
@@ -36,7 +37,8 @@ class Task:
     `ids`, one a class, say which classes of two sets are the same, better than names do: ImageNet has two `missile`.
     One that is several classes elsewhere has their ids, joined by `+`. `synonyms`, some a class, are what the text
     tower is asked for in place of `classnames`; a class scores as the best of its own. `protocol` names the choice
-    where there are several ways to score a set.
+    where there are several ways to score a set. `domain` is a label that several sets may have; without one a set is
+    its own domain.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Task:
     templates: list[str]
     keys: list[str]
     family: str = ""
+    domain: str = ""
     ids: list[str] = field(default_factory=list)
     synonyms: list[list[str]] = field(default_factory=list)
     protocol: str = ""
@@ -78,9 +81,13 @@ def load_task(folder: str | Path, name: str | None = None, split: str = "test") 
     if len(missing):
         first = classnames[missing[0]]
         raise InputError(f"{folder}: {len(missing)} classes of {CLASSNAMES} have no picture, the first is {first!r}")
-    family = folder / FAMILY
-    drawn_by = family.read_text(encoding="utf-8").strip() if family.exists() else ""
-    return Task(name or folder.name, images, array, classnames, templates, keys, drawn_by)
+    family, domain = (_label(folder / name) for name in (FAMILY, DOMAIN))
+    return Task(name or folder.name, images, array, classnames, templates, keys, family, domain)
+
+
+def _label(path: Path) -> str:
+    """What a file of one line says, nothing where there is none."""
+    return " ".join(path.read_text(encoding="utf-8", errors="replace").split()) if path.exists() else ""
 
 
 def _class_number(where: str, data: bytes, classes: int) -> int:
@@ -107,8 +114,9 @@ def write_task(folder: str | Path, task: Task, *, tars: int = _TARS) -> None:
     (building / "test").mkdir(parents=True)
     _write_lines(building / CLASSNAMES, task.classnames)
     _write_lines(building / TEMPLATES, task.templates)
-    if task.family:
-        _write_lines(building / FAMILY, [task.family])
+    for file, label in ((FAMILY, task.family), (DOMAIN, task.domain)):
+        if label:
+            _write_lines(building / file, [label])
     _write_lines(building / "test" / "nshards.txt", [str(tars)])
     for number, run in enumerate(np.array_split(np.arange(len(task.images)), tars)):
         with tarfile.open(building / "test" / f"{number}.tar", "w", format=tarfile.USTAR_FORMAT) as archive:

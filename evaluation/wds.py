@@ -6,6 +6,7 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from evaluation.pictures import one_line
 from filters.errors import InputError
 from trainer.images import decode_rgb
 
@@ -18,7 +19,8 @@ CLASSIFICATION = "classification"
 def dataset_type(folder: Path) -> str:
     """What kind of set lies in `folder`, by its `dataset_type.txt`; `classification` without one."""
     path = folder / DATASET_TYPE
-    return path.read_text(encoding="utf-8").strip() if path.exists() else CLASSIFICATION
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    return " ".join(text.split()) or CLASSIFICATION
 
 
 def read_lines(path: Path, hint: str = "") -> list[str]:
@@ -55,7 +57,7 @@ def read_samples(folder: Path, split: str, hint: str = "") -> Iterator[tuple[str
                         stem, _, suffix = file.partition(".")
                         parts.setdefault(directory + slash + stem, {})[suffix.lower()] = stream.read()
         except (tarfile.TarError, EOFError, OSError) as error:
-            raise InputError(f"{tar} is not a whole tar: {error}") from error
+            raise InputError(f"{tar} is not a whole tar: {one_line(error)}") from error
         for key, part in parts.items():
             yield f"{tar}: member {key}", key, part
 

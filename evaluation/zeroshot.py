@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from evaluation.cache import FeatureCache
 from evaluation.classes import by_class, head_names
 from evaluation.tasks import Task
-from filters.errors import ModelError
-from trainer.embed import embed_texts
+from filters.errors import InputError, ModelError
+from trainer.embed import UnusableItem, embed_texts
 from trainer.model import LoadedModel
 
 Features = NDArray[np.float32]
@@ -30,7 +30,12 @@ def class_embeddings(
     ModelError for a name whose prompts cancel out or give no numbers.
     """
     prompts = [template.replace("{c}", name) for name in classnames for template in templates]
-    each = embed_texts(loaded, prompts, batch=batch).astype(np.float64)
+    try:
+        each = embed_texts(loaded, prompts, batch=batch).astype(np.float64)
+    except UnusableItem as error:
+        raise ModelError(
+            f"the text tower gives no usable embedding for {prompts[error.position]!r}: {error}"
+        ) from error
     each /= np.linalg.norm(each, axis=1, keepdims=True)
     mean = each.reshape(len(classnames), len(templates), -1).mean(axis=1)
     length = np.linalg.norm(mean, axis=1, keepdims=True)
@@ -58,8 +63,10 @@ def similarities(images: Features, head: Features) -> Features:
     """Cosine of each picture [N, E] with each class [C, E], float32 [N, C].
 
     The sum runs in float64 and is rounded once, so that ranks do not depend on the number of threads and equal heads
-    give exactly equal scores.
+    give exactly equal scores. InputError for two widths.
     """
+    if images.ndim != 2 or head.ndim != 2 or images.shape[1] != head.shape[1]:
+        raise InputError(f"pictures' features {images.shape} and classes' {head.shape} are not of one width")
     product: Features = (images.astype(np.float64) @ head.astype(np.float64).T).astype(np.float32)
     return product
 
@@ -76,6 +83,11 @@ def zero_shot(
         by_class(task, similarities(cache.images(loaded, task, batch=batch), head))
         for task, head in zip(tasks, heads(loaded, tasks, batch=batch), strict=True)
     ]
+
+
+def logit_scale(loaded: LoadedModel) -> float:
+    """What a model multiplies cosines by before it takes their softmax."""
+    return float(loaded.model.logit_scale.detach().exp())
 
 
 def template_hash(templates: Sequence[str]) -> str:

@@ -48,6 +48,11 @@ def plan(config: CompareConfig) -> dict[str, Any]:
 def _images(config: CompareConfig, name: str) -> pa.Table:
     if name.endswith(".parquet"):
         return read_images(Path(name))
+    if name.endswith((".json", ".jsonl")):
+        raise InputError(
+            f"{name}: holds figures of whole sets, and models are compared picture by picture; `headwater results` "
+            "shows such figures side by side"
+        )
     path = images_path(Root(config.root), name)
     if not path.is_file():
         ending = ".images.parquet"

@@ -122,7 +122,7 @@ def parse_flags(
     if bare is not None and arguments.bare is not None:
         if getattr(arguments, f"field_{bare}") is not None:
             raise ConfigError(f"{arguments.bare}: --{bare} says the same; give one of them")
-        overrides.append((bare, arguments.bare))
+        overrides.append((bare, _text(arguments.bare, model.model_fields[bare].annotation)))
     for name, field in model.model_fields.items():
         text = getattr(arguments, f"field_{name}")
         if text is not None:

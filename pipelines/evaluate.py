@@ -21,7 +21,7 @@ from pydantic import Field
 from evaluation.captions import Captioned
 from evaluation.compare import compare
 from evaluation.embeddings import Embeddings
-from evaluation.methods import Method, TestTime, scores_of
+from evaluation.methods import Method, TestTime, scale_of, scores_of
 from evaluation.results import (
     ALL_CLASSES,
     IMAGES,
@@ -41,6 +41,8 @@ from pipelines.evaluation_sets import Loaded
 from pipelines.job import Account, job_main, say
 from pipelines.store.fingerprint import fingerprint
 from pipelines.store.root import Root
+
+_FORM = 2  # of what is written; another number, and models are evaluated again
 
 
 class EvaluateConfig(ModelsConfig):
@@ -179,7 +181,7 @@ class _Job:
                 scores = scores_of(method, source, sets.tasks, config.test_time)
                 found = evaluate_similarities(
                     as_method, sets.tasks, scores, self.reference,
-                    protocol=Protocol(ways=config.ways), alone=self.sets.alone,
+                    protocol=Protocol(ways=config.ways), scale=scale_of(method, source), alone=self.sets.alone,
                 )  # fmt: skip
             retrieval = {one.name: _retrieval(source, one) for one in sets.captioned} if method == "zero_shot" else {}
             self._write(name, method, replace(found, result=replace(found.result, retrieval=retrieval)))
@@ -211,7 +213,13 @@ class _Job:
         config = self.config
         by_method = [] if method == "zero_shot" else [method, config.test_time.model_dump()]
         return fingerprint(
-            self.models.origin(name), self.sets.made_from, self.reference, config.ways, config.families, *by_method
+            _FORM,
+            self.models.origin(name),
+            self.sets.made_from,
+            self.reference,
+            config.ways,
+            config.families,
+            *by_method,
         )
 
 

@@ -16,7 +16,7 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from evaluation.accuracies import ModelScores, read_scores, set_name
+from evaluation.accuracies import ModelScores, joined, read_scores, set_name
 from evaluation.baselines import default_models
 from evaluation.lines import Insufficient
 from evaluation.robustness import Gap, SourceLine
@@ -32,7 +32,9 @@ class RobustnessConfig(JobConfig):
     """Whose accuracies, and how they are compared."""
 
     results: list[str] = Field(
-        [], description="results files (.jsonl) or tables (.csv); all of <root>/results if empty"
+        [],
+        description="results files (.jsonl), tables (.csv), CLIP_benchmark's results (.json, or a folder of them) or "
+        "DataComp's (eval_results.jsonl); all of <root>/results if empty",
     )
     reference: str = Field("imagenet", description="the set on the x axis")
     shifts: list[str] = Field([], description="the sets on the y axes; all others if empty")
@@ -77,7 +79,7 @@ def plan(config: RobustnessConfig) -> dict[str, Any]:
 
 def collect(config: RobustnessConfig) -> tuple[list[ModelScores], list[ShiftStudy]]:
     """The models of all files, and a study of each shift; InputError where two models have one name."""
-    scores = [score for path in _files(config) for score in read_scores(path, config.metric)]
+    scores = joined([score for path in _files(config) for score in read_scores(path, config.metric)])
     twice = [name for name, count in Counter(score.model for score in scores).items() if count > 1]
     if twice:
         raise InputError(f"two models are called {twice[0]}; give each its own name")

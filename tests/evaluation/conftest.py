@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from evaluation.tasks import Task
+from tests.evaluation.m2ib_models import clip
 from trainer.model import LoadedModel, load_model
 
 MakeTask = Callable[..., Task]
@@ -21,6 +26,16 @@ def encode(pixels: np.ndarray, kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind)
     return buffer.getvalue()
+
+
+def nan_model(tiny_model: Path, folder: Path, weight: str) -> Path:
+    """The tiny model with one weight made NaN."""
+    shutil.copytree(tiny_model, folder)
+    [file] = folder.glob("*.safetensors")
+    weights = load_file(file)
+    weights[weight].fill_(torch.nan)
+    save_file(weights, file)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +58,9 @@ def make_task() -> MakeTask:
         return Task(name, images, labels, classes, ["a photo of a {c}.", "a drawing of a {c}."], keys, family)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def vit() -> Any:
+    """A small ViT in float64, of three blocks a tower."""
+    return clip()

@@ -14,6 +14,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional
 
+from evaluation.m2ib_towers import Side, image_site, text_site
+
+SIDES: tuple[Side, ...] = ("image", "text")
+LENGTHS = (5, 9, 7)  # tokens of the pairs that most tests are about
 SIDE, CONTEXT, VOCABULARY, EMBED = 32, 12, 60, 16
 END = VOCABULARY - 1
 VIT = {"image_size": SIDE, "layers": 3, "width": 24, "head_width": 12, "patch_size": 8}
@@ -201,3 +205,15 @@ def red_patches(places: Sequence[int], seed: int = 0) -> torch.Tensor:
             row, column = 8 * (at // 4), 8 * (at % 4)
             image[:, row : row + 8, column : column + 8] = torch.tensor(colour)[:, None, None]
     return images
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    """A generator of the CPU."""
+    return torch.Generator().manual_seed(seed)
+
+
+def given_noise(model: Any, tokens: torch.Tensor, images: torch.Tensor, side: Side, layer: int) -> torch.Tensor:
+    """Noise for 4 steps of 3 samples, float64."""
+    site = image_site(model, images, layer) if side == "image" else text_site(model, tokens, layer)
+    shape = (4, len(images), 3, *site.hidden.shape[1:])
+    return torch.randn(shape, generator=seeded(1), dtype=torch.float64)

@@ -32,3 +32,15 @@ def test_a_classifier_that_knows_its_chance_has_none_and_one_that_boasts_has() -
 def test_what_does_not_fit_is_refused(scores: np.ndarray) -> None:
     with pytest.raises(InputError, match="calibration"):
         expected_calibration_error(scores, np.zeros(2, np.int64))
+
+
+def test_ties_count_by_their_share_and_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two classes tie: half right at a confidence of a half, whatever their order."""
+    tied = np.array([[0.3, 0.3], [0.3, 0.3]], np.float32)
+    for labels in ([0, 0], [1, 1], [0, 1]):
+        assert expected_calibration_error(tied, np.array(labels)) == pytest.approx(0, abs=1e-12)
+    rng = np.random.default_rng(0)
+    scores, truth = rng.normal(size=(50, 7)), rng.integers(0, 7, 50)
+    whole = expected_calibration_error(scores, truth, scale=2.0)
+    monkeypatch.setattr("evaluation.calibration._BLOCK", 8)
+    assert expected_calibration_error(scores, truth, scale=2.0) == whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import pytest
 import torch
 
 from evaluation.captions import load_captioned
+from evaluation.exchange import clip_benchmark_files, read_foreign
+from evaluation.formats import Row
 from evaluation.metrics import acc1, acc5, mean_per_class_recall, true_ranks
 from evaluation.retrieval import recall
 from evaluation.tasks import Task, load_task, write_task
@@ -134,6 +137,23 @@ def test_its_reader_finds_the_same_captions_in_a_retrieval_set(theirs: Path, tmp
     found = list(builder.build_wds_dataset("coco", lambda image: image.size, data_dir=str(folder)))
     assert [captions for _, captions in found] == [
         [ours.captions[i] for i in np.flatnonzero(ours.owner == number)] for number in range(3)
+    ]
+
+
+def test_it_builds_its_table_from_our_files(theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unused = "clip_benchmark.metrics.captioning"  # which needs a package of its own
+    monkeypatch.setitem(sys.modules, unused, ModuleType(unused))
+    rows = [
+        Row(model="even", source="wit", dataset=name, metrics={"acc1": value, "acc5": None, "ece": 0.1})
+        for name, value in (("cars", 0.25), ("wds/imagenet-r", 0.5))
+    ]
+    for path, text in clip_benchmark_files(rows, str(tmp_path)).items():
+        path.write_text(text)
+    build = importlib.import_module("clip_benchmark.cli").main_build
+    build(argparse.Namespace(files=[str(tmp_path)], output=str(tmp_path / "benchmark.csv")))
+    found = sorted(read_foreign(tmp_path / "benchmark.csv"), key=lambda row: row.dataset)
+    assert [(row.model, row.source, row.dataset, row.metrics) for row in found] == [
+        (row.model, row.source, row.dataset, row.metrics) for row in rows
     ]
 
 

@@ -11,10 +11,14 @@ from evaluation.formats import (
     clip_benchmark_name,
     clip_benchmark_record,
     datacomp_average,
+    datacomp_key,
     datacomp_line,
+    datacomp_tasks,
+    is_benchmark_table,
     main_metric,
     read_clip_benchmark,
     read_datacomp,
+    read_rows,
     shift_average,
 )
 from filters.errors import InputError
@@ -38,11 +42,12 @@ def test_a_result_of_clip_benchmark_goes_there_and_back(tmp_path: Path) -> None:
 def test_datacomp_s_lines_and_averages(tmp_path: Path) -> None:
     keys = [*SHIFTS, "vtab/pets", *(f"other{i}" for i in range(31))]
     assert len(keys) == 38
-    lines = [
-        datacomp_line(key, key, {"acc1": i / 100, "acc5": None, "mean_per_class_recall": 0.9})
-        for i, key in enumerate(keys)
-    ]
-    lines.append(datacomp_line("fairness/fairface", "FairFace", {"acc": 0.1}))
+    lines = []
+    for i, key in enumerate(keys):
+        metrics = {"acc1": i / 100, "acc5": None, "mean_per_class_recall": 0.9}
+        lines.append(datacomp_line(key, metrics, main_metric(key, metrics)))
+    lines.append(datacomp_line("fairness/fairface", {"acc": 0.1}, None))
+    assert json.loads(lines[6])["dataset"] == "Oxford-IIIT Pet"
     path = tmp_path / "eval_results.jsonl"
     path.write_text("\n".join(lines))
     found = read_datacomp(path)
@@ -66,8 +71,55 @@ def test_the_main_figure_of_a_set() -> None:
         main_metric("fgvc_aircraft", {"acc1": 0.3})
 
 
-@pytest.mark.parametrize("line", ["{", '{"key": "a"}', "3"])
+@pytest.mark.parametrize("line", ["{", '{"key": "a"}', "3", '{"key": "a", "metrics": {"acc1": "high"}}'])
 def test_a_broken_line_is_named(line: str, tmp_path: Path) -> None:
-    (tmp_path / "x.jsonl").write_text(datacomp_line("a", "a", {"acc1": 1.0}) + "\n\n" + line)
+    (tmp_path / "x.jsonl").write_text(datacomp_line("a", {"acc1": 1.0}, 1.0) + "\n\n" + line)
     with pytest.raises(InputError, match="line 3"):
         read_datacomp(tmp_path / "x.jsonl")
+
+
+def test_datacomp_has_forty_sets_of_which_it_counts_thirty_eight() -> None:
+    tasks = datacomp_tasks()
+    assert len(tasks) == 40
+    assert [key for key, (_, main) in tasks.items() if main is None] == ["fairness/fairface", "fairness/utkface"]
+    assert set(SHIFTS) <= tasks.keys()
+    mains = [main for _, main in tasks.values()]
+    assert (mains.count("acc1"), mains.count("mean_per_class_recall"), mains.count("mean_recall@1")) == (27, 4, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("imagenet1k", "imagenet1k"),
+        ("imagenet", "imagenet1k"),
+        ("wds_imagenet1k_test", "imagenet1k"),
+        ("imagenet_v2", "imagenetv2"),
+        ("imagenet_r", "imagenet-r"),
+        ("wds/imagenet-r", "imagenet-r"),
+        ("wds_vtab-pets_test", "vtab/pets"),
+        ("wds_geode_test", "fairness/geode"),
+        ("Stanford Cars", "cars"),
+        ("drawings", "drawings"),
+        ("test", "test"),
+    ],
+)
+def test_sets_are_known_under_many_names(name: str, key: str) -> None:
+    assert datacomp_key(name) == key
+
+
+def test_the_table_that_clip_benchmark_builds(tmp_path: Path) -> None:
+    path = tmp_path / "benchmark.csv"
+    path.write_text(
+        "acc1,dataset,model,pretrained,language,task,model_fullname,image_retrieval_recall@5\n"
+        "0.5,wds/cars,B,openai,en,zeroshot_classification,B openai,\n"
+        ",flickr30k,B,openai,en,zeroshot_retrieval,B openai,0.75\n"
+    )
+    assert is_benchmark_table(path)
+    cars, flickr = read_rows(path)
+    assert (cars.model, cars.source, cars.dataset, cars.metrics) == ("B", "openai", "wds/cars", {"acc1": 0.5})
+    assert (flickr.task, flickr.metrics) == ("zeroshot_retrieval", {"image_retrieval_recall@5": 0.75})
+    path.write_text(path.read_text().replace("0.75", "good"))
+    with pytest.raises(InputError, match="result 2 has a metric that is no number"):
+        read_rows(path)
+    path.write_text("model,source,size,val\n")
+    assert not is_benchmark_table(path)

@@ -72,7 +72,7 @@ def test_ours_are_read_as_the_model_gives_them(tiny: LoadedModel, make_task: Mak
     """Also where a class has several names, and for pictures with captions."""
     model = ModelEmbeddings(tiny, FeatureCache())
     several = [["old hen", "young hen"], ["fox"]]
-    task = replace(make_task("two", ["hen", "fox"]), synonyms=several, ids=["i", "j"], protocol="mine")
+    task = replace(make_task("two", ["hen", "fox"]), synonyms=several, ids=["i", "j"], protocol="mine", domain="d")
     captioned = Captioned("pairs", task.images, ["a", "b", "c", "d", "e"], np.array([0, 1, 2, 3, 0]), task.keys)
     write_task_embeddings(tmp_path, task, model)
     write_captioned_embeddings(tmp_path, captioned, model)

@@ -109,6 +109,7 @@ def test_pictures_may_be_decoded_and_transparent() -> None:
 
 
 def test_without_operations_a_view_is_the_plain_crop() -> None:
+    """T11."""
     assert torch.equal(made(augmix=()), made())
     plain, with_mixing = made(), made(augmix=AUGMIX)
     assert torch.equal(with_mixing[0], plain[0])
@@ -118,6 +119,7 @@ def test_without_operations_a_view_is_the_plain_crop() -> None:
 
 
 def test_mixing_weights_add_up_to_one() -> None:
+    """T11."""
     weights = np.array([mixing_weights(row) for row in np.random.default_rng(0).random((4000, DRAWS))])
     assert (weights >= 0).all()
     np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-6)
@@ -130,6 +132,7 @@ def test_mixing_weights_add_up_to_one() -> None:
 
 
 def test_a_mixture_lies_between_its_chains() -> None:
+    """T11."""
     for row in np.random.default_rng(0).random((30, DRAWS)):
         ends = np.stack([PHOTO, *chains(PHOTO, row, AUGMIX)])
         found = mixed(PHOTO, row, AUGMIX)
@@ -188,6 +191,7 @@ def by_pillow(name: str, image: Image.Image, strength: float, sign: int) -> Imag
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("strength", [0.1, 0.72, 1.0])
 def test_operations_are_pillows(name: str, sign: int, strength: float) -> None:
+    """T11: as the mean of the difference, 1e-2."""
     pixels = draw("foliage", 224, 192, 3)
     found = OPERATIONS[name](pixels, strength, sign)
     expected = np.asarray(by_pillow(name, Image.fromarray(pixels), strength, sign))

@@ -6,6 +6,7 @@ works where no class name holds one of the context's tokens.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,11 +17,14 @@ from open_clip import CLIP, CoCa, CustomTextCLIP
 from torch.func import functional_call
 from torch.nn import functional
 
+from evaluation.tpt import Tuned
 from trainer.model import ClipModel
 
 LENGTH, VOCABULARY, SIDE, DIM = 16, 120, 32, 24
 SOT, EOT = VOCABULARY - 2, VOCABULARY - 1
 CONTEXT = (3, 4, 5, 6)
+IDS = torch.tensor(CONTEXT)
+FIELDS = [field.name for field in dataclasses.fields(Tuned)]
 VISION = {"layers": 1, "width": 32, "image_size": SIDE, "patch_size": 16, "head_width": 16}
 TEXT = {"context_length": LENGTH, "width": 32, "heads": 2, "layers": 2, "vocab_size": VOCABULARY}
 RESNET = {"image_size": SIDE, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}
@@ -155,3 +159,20 @@ WHOLE: dict[str, Callable[[], ClipModel]] = {
     "takes the last": lambda: small(CustomTextCLIP, pool_type="last"),
     "CoCa": lambda: small(coca),
 }
+
+
+def assert_same(found: Tuned, expected: Tuned, tolerance: float = 1e-10) -> None:
+    """All that was found is the same."""
+    for name in FIELDS:
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=tolerance, atol=tolerance)
+
+
+def part(tuned: Tuned, rows: Any) -> Tuned:
+    """What was found for some of the pictures."""
+    return Tuned(**{name: getattr(tuned, name)[rows] for name in FIELDS})
+
+
+def plain(model: ClipModel, views: torch.Tensor, tokens: torch.Tensor, **recipe: Any) -> Tuned:
+    """`tune_one` for each picture by itself."""
+    each = [tune_one(model, one, tokens, IDS, **recipe) for one in views]
+    return Tuned(**{name: torch.stack([getattr(one, name) for one in each]) for name in FIELDS})

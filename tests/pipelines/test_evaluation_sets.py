@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evaluation.formats import read_rows
 from evaluation.results import Result, read_results
 from evaluation.tasks import Task, write_task
-from pipelines import evaluate, probe
+from pipelines import evaluate, probe, results
 from pipelines.evaluation_sets import SetConfig, Sets
 from pipelines.store.root import Root
 from tests.evaluation.test_cache import picture
@@ -108,6 +109,9 @@ def test_folders_of_any_kind_beside_those_under_the_root(
     coco = result(root, "m").retrieval["coco"]
     assert (coco.n, coco.captions) == (12, 24)
     assert set(coco.metrics) == {f"{side}_retrieval_recall@{k}" for side in ("image", "text") for k in (1, 5, 10)}
+    assert results.main(["m", "--root", str(root), "--format", "datacomp", "--out", str(root / "theirs")]) == 0
+    rows = {row.dataset: row.metrics for row in read_rows(root / "theirs")}
+    assert rows["coco"].items() >= coco.metrics.items()
     capsys.readouterr()
     assert evaluate.main([*flags, "--reference", "dn_real"]) == 0
     assert json.loads(capsys.readouterr().out)["shards_skipped"] == 1
