@@ -30,7 +30,7 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@echo "==> running the tests"
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest

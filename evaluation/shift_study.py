@@ -70,7 +70,7 @@ def study_shifts(
     """A study of each shift that models have beside `reference`; all of them use one set of baseline models.
 
     `models` is "std" or "std+low"; by default the latter as soon as one model has less than 55 %. `classes` takes as
-    x the reference on the shift's classes; by default it does where the published baseline does, and for shifts
+    x the reference on the shift's classes; by default it does where the baseline does, and for shifts
     without one where all models have that figure. InputError where no model has both, or a set is unknown.
     """
     known = [name for score in scores for name in score.accuracy]
@@ -109,7 +109,7 @@ def _study(
 def _reference(
     scores: Sequence[ModelScores], reference: str, shift: str, models: str, axis: Axis, classes: bool | None
 ) -> tuple[str, Baseline | None]:
-    """The set on the x axis, and the published line of the shift on it, if there is one."""
+    """The set on the x axis, and the baseline of the shift on it, if there is one."""
     own = on_classes(reference, shift)
     if reference != "val":
         everywhere = all(own in score.accuracy for score in scores if shift in score.accuracy)

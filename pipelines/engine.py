@@ -6,6 +6,7 @@ that dies is started again and its shards are tried again, and a shard that keep
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import logging
@@ -49,6 +50,7 @@ def start_ray(address: str | None = None, cpus: int | None = None) -> None:
     say("ray: starting" if address is None else f"ray: connecting to {address}")
     with _own_sigterm(), _no_stderr():
         _connect(address, cpus)
+    atexit.register(stop_ray)  # runs before Ray's own
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -57,6 +59,26 @@ def start_ray(address: str | None = None, cpus: int | None = None) -> None:
     context.memory_usage_poll_interval_s = None
     # A shard that is given up is left out, and named here; the others go on.
     context.max_errored_blocks = -1
+
+
+def stop_ray(patience: float = 15.0) -> None:
+    """Leave Ray; a cluster of this process ends with that, after `patience` seconds by force.
+
+    Ray asks its cluster to forget this process and sets the answer no limit; it has been seen to wait for 25 minutes.
+    A question to a process that is gone is answered at once.
+    """
+    import ray
+    from ray._private import worker
+
+    def end() -> None:
+        if worker._global_node is not None:
+            worker._global_node.kill_all_processes(check_alive=False, allow_graceful=False)
+
+    force = threading.Timer(patience, end)
+    force.daemon = True
+    force.start()
+    ray.shutdown()
+    force.cancel()
 
 
 @contextlib.contextmanager

@@ -7,22 +7,17 @@ from collections.abc import Sequence
 import torch
 
 
-def normalised(
-    images: torch.Tensor, mean: Sequence[float], std: Sequence[float], out: torch.Tensor | None = None
-) -> torch.Tensor:
+def normalised(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """`images` uint8 [N, 3, S, S] as (images / 255 - mean) / std, float32 [N, 3, S, S] channels last, same device.
 
-    `mean` and `std` are of the three channels. `out`, float32 [N, 3, S, S] channels last in memory, is filled and
-    returned where it is given: on a CPU half of the time goes into new memory. The floats are those of torchvision's
-    ToTensor and Normalize, bit by bit.
+    `mean` and `std` are of the three channels. The floats are those of torchvision's ToTensor and Normalize, bit by
+    bit. On a CPU half of the time goes into new memory, unless the process keeps what it frees (`trainer.allocator`).
     """
     if images.device.type != "cpu":
         shift, scale = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (mean, std))
-        floats = images.to(torch.float32, memory_format=torch.channels_last).div_(255).sub_(shift).div_(scale)
-        return floats if out is None else out.copy_(floats)
+        return images.to(torch.float32, memory_format=torch.channels_last).div_(255).sub_(shift).div_(scale)
     count, channels, height, width = images.shape
-    if out is None:
-        out = torch.empty(images.shape, memory_format=torch.channels_last)
+    out = torch.empty(images.shape, memory_format=torch.channels_last)
     # Whole rows of pixels at a time, for rows of three floats are slow; a picture at a time stays in the cache.
     shift, scale = (torch.tensor(values).repeat(width) for values in (mean, std))
     shape = (count, height, width * channels)

@@ -225,6 +225,7 @@ def test_a_second_demo_on_a_root_waits_its_turn(tmp_path: Path) -> None:
         run(DemoConfig(root=str(tmp_path), **SMALL))
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_the_download_it_ends_in_the_same_bytes(demo: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]

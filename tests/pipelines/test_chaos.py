@@ -106,6 +106,7 @@ def test_shards_are_those_of_an_undisturbed_run(tmp_path: Path) -> None:
     assert not list(disturbed.local("shards", "cc12m", ".writing").iterdir())
 
 
+@pytest.mark.slow
 def test_a_job_killed_again_and_again_ends_with_the_same_shards(tmp_path: Path) -> None:
     """The whole job this time, in one process; whatever is visible after a kill is whole."""
     quiet, disturbed = (prepare(tmp_path / name, rows=60, per_shard=5) for name in ("quiet", "disturbed"))

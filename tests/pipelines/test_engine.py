@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -149,3 +151,18 @@ def test_a_worker_that_fits_nowhere_is_not_waited_for(wants: dict[str, Any], say
 
 def test_nothing_to_do_starts_nothing() -> None:
     assert list(map_shards([], make)) == []
+
+
+def test_a_cluster_that_does_not_answer_is_ended_all_the_same() -> None:
+    """Its head is stopped, so that it takes questions and never answers: in a process of its own, which must end."""
+    script = """
+import psutil
+from pipelines.engine import start_ray, stop_ray
+start_ray()
+(head,) = [p for p in psutil.Process().children(recursive=True) if p.name().startswith("gcs_server")]
+head.suspend()
+stop_ray(1.0)
+print(len(psutil.Process().children(recursive=True)), "left")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "0 left\n"), done.stderr

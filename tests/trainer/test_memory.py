@@ -53,6 +53,20 @@ def use(folder: Path) -> None:
     (folder / "found.json").write_text(json.dumps(found))
 
 
+def use_each(folders: list[str]) -> None:
+    """`use` in a child for each folder: all begin with the same memory."""
+    for folder in folders:
+        process = multiprocessing.get_context("fork").Process(target=use, args=(Path(folder),))
+        process.start()
+        process.join()
+
+
+def in_a_new_process(function: str, *folders: Path) -> None:
+    """Nothing that other tests left is in its memory."""
+    program = f"import sys; from tests.trainer.test_memory import {function} as run; run(sys.argv[1:])"
+    subprocess.run([sys.executable, "-c", program, *map(str, folders)], check=True)
+
+
 def write_manifest(folder: Path, count: int, uses: int) -> None:
     """A manifest of `count` rows over the pictures of a tiny mixture, each uid `uses` times, in no order."""
     table = pq.read_table(write_mix(folder, [b"none"] * 48, ["x"] * 48).manifest)
@@ -83,10 +97,7 @@ def test_memory_does_not_grow_with_the_mixture(tmp_path: Path) -> None:
     small, large = 150_000, 900_000
     for count in (small, large):
         write_manifest(tmp_path / str(count), count, 3)
-    for count in (small, large):
-        process = multiprocessing.get_context("fork").Process(target=use, args=(tmp_path / str(count),))
-        process.start()
-        process.join()
+    in_a_new_process("use_each", *(tmp_path / str(count) for count in (small, large)))
     few, many = (found_of(tmp_path / str(count), count) for count in (small, large))
     assert many["disk"] - few["disk"] > 80 * MEGABYTE
     for by in ("anonymous", "workers"):  # what they hold beside what was there before the fork
@@ -97,10 +108,7 @@ def test_memory_does_not_grow_with_the_mixture(tmp_path: Path) -> None:
 def test_12_8_million_rows_take_less_than_a_gigabyte(tmp_path: Path) -> None:
     """A process and its two workers together, what torch and the other libraries take included."""
     write_manifest(tmp_path, 12_800_000, 2)
-    program = (
-        "import sys; from pathlib import Path; from tests.trainer.test_memory import use; use(Path(sys.argv[1]))"
-    )
-    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
+    in_a_new_process("use_each", tmp_path)
     found = found_of(tmp_path, 12_800_000)
     assert found["together"] < 1 << 30
     assert found["anonymous"] - found["before"] < 256 * MEGABYTE
