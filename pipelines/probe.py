@@ -1,7 +1,7 @@
 """Linear probes and few-shot classifiers on a model's features, which are those that `headwater evaluate` keeps.
 
 headwater probe --root data --checkpoint ViT-B-32 --pretrained openai --test pets
-headwater probe --root data --models even --train imagenet_train --test imagenet,imagenet_v2 --shots 1,2,4,8,16
+headwater probe --root data --config configs/eval/imagenet_probe.yaml --datasets /data --models even
 """
 
 from __future__ import annotations
