@@ -57,13 +57,17 @@ def probe_figures(
 ) -> list[ProbeFigure]:
     """A figure for each of `shots`, on the classes that both sets have; seeds 0, 1, ... choose the pictures.
 
-    The classifier knows these classes only. Errors are those of `few_shot` and `fit_probe`, and InputError for fewer
-    than two shared classes.
+    The classifier knows these classes only. Errors are those of `fit_probe`, and InputError for fewer than two
+    shared classes, and for a class with fewer pictures than shots.
     """
     classes = shared_classes(train, test)
     if len(classes) < 2:
         raise InputError(f"{train.name} and {test.name} share {len(classes)} classes; a probe needs two or more")
     known, asked = subset(train, classes), subset(test, classes)
+    each, most = np.bincount(known.labels, minlength=len(classes)), max((count or 0 for count in shots), default=0)
+    if each.min() < most:
+        name = known.names[int(each.argmin())]
+        raise InputError(f"{train.name}: class {name!r} has {each.min()} pictures, fewer than {most} shots")
     features, shown = source.images(train)[known.pictures], source.images(test)
     found = []
     for count in shots:

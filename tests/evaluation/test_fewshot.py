@@ -44,6 +44,8 @@ def test_more_pictures_are_better_and_only_shared_classes_count(saved: SavedEmbe
 
 def test_sets_of_other_classes_are_refused(saved: SavedEmbeddings) -> None:
     test, train = saved.tasks
+    with pytest.raises(InputError, match="train: class 'a' has 12 pictures, fewer than 13 shots"):
+        probe_figures(saved, train, test, [1, 13])
     test.classnames[:] = ["k", "l", "m", "a"]
     with pytest.raises(InputError, match="train and test share 1 classes; a probe needs two or more"):
         probe_figures(saved, train, test, [1])
