@@ -65,7 +65,8 @@ def fit_probe(
     Minimised is the mean cross-entropy plus `strength` / 2 times the sum of the squared weights (biases are free).
     Without `strength` the one of 10^2 ... 10^-6 is taken that is best on a fifth of the pictures, drawn by `seed`
     and held back (weaker ones are left out after two that are worse), and all pictures are fitted with it.
-    InputError for fewer than two classes, classes without a picture, and features that are not numbers or not one row a label.
+    InputError for fewer than two classes, classes without a picture, and features that are not numbers or
+    not one row a label.
     """
     if features.ndim != 2 or len(features) != len(labels):
         raise InputError(f"probe: features are {features.shape}, expected one row for each of {len(labels)} labels")
