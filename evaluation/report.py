@@ -13,8 +13,8 @@ import jinja2
 from evaluation import report_plots as plots
 from evaluation.report_data import (
     Account,
-    MethodFigure,
     Measured,
+    MethodFigure,
     Mixture,
     MixtureSource,
     Picture,
