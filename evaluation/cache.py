@@ -1,4 +1,4 @@
-"""Embeddings of evaluation sets, computed once for a model and a set."""
+"""Embeddings and scores of evaluation sets, computed once for a model and a set."""
 
 from __future__ import annotations
 
@@ -50,6 +50,16 @@ class FeatureCache:
         """Unit embeddings float32 [M, E] of the captions of the set `name`."""
         path = self._path(loaded, name, lambda: hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16])
         return _kept(path, (len(texts), loaded.embed_dim), lambda: embed_texts(loaded, texts, batch))
+
+    def scores(
+        self, loaded: LoadedModel, pictures: PictureSet, classes: int, about: str, make: Callable[[], Features]
+    ) -> Features:
+        """Scores float32 [N, classes] that a method gives a set's pictures, as `make` makes them.
+
+        `about` stands for all that they follow from beside the model and the pictures.
+        """
+        path = self._path(loaded, f"{pictures.name}-{about}", lambda: _digest(pictures.images))
+        return _kept(path, (len(pictures.images), classes), make)
 
     def _path(self, loaded: LoadedModel, name: str, digest: Callable[[], str]) -> Path | None:
         if self.folder is None or not loaded.fingerprint:

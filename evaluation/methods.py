@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Literal, Self, TypeAlias
@@ -11,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from evaluation.classes import by_class, head_names
-from evaluation.embeddings import Embeddings
+from evaluation.embeddings import Embeddings, ModelEmbeddings
 from evaluation.prompts import class_prompts
 from evaluation.tasks import Task
 from evaluation.tpt import Tuner
@@ -22,6 +23,9 @@ from filters.errors import InputError, ModelError
 from trainer.model import LoadedModel
 
 Method: TypeAlias = Literal["zero_shot", "tpt", "umfc"]
+
+# Pictures that are tuned together know nothing of each other, but rounding may.
+_OF_TPT = {"views", "keep", "steps", "augmix", "pictures", "seed"}
 
 
 class TestTime(BaseModel):
@@ -58,11 +62,7 @@ def scores_of(method: Method, source: Embeddings, tasks: Sequence[Task], setting
     ModelError.
     """
     if method == "tpt":
-        if source.loaded is None:
-            raise InputError(
-                "tpt tunes a model's prompt on pictures; saved embeddings have neither model nor pictures"
-            )
-        return {task.name: by_class(task, _tpt(source.loaded, task, settings)) for task in tasks}
+        return {task.name: by_class(task, _tuned(source, task, settings)) for task in tasks}
     features = [source.images(task) for task in tasks]
     classify: Callable[[Features, Features], Features] = similarities
     if method == "umfc":
@@ -82,9 +82,28 @@ def scores_of(method: Method, source: Embeddings, tasks: Sequence[Task], setting
     return found
 
 
+def prepare(methods: Sequence[Method], source: Embeddings, task: Task, settings: TestTime) -> None:
+    """Do for one set what takes time, so that `scores_of` finds it in the model's cache; raises the same errors."""
+    if set(methods) - {"tpt"}:
+        source.images(task)
+    if "tpt" in methods:
+        _tuned(source, task, settings)
+
+
 def scale_of(method: Method, source: Embeddings) -> float:
     """What makes logits of a method's scores: `zero_shot` gives cosines, the others logits."""
     return source.scale if method == "zero_shot" else 1.0
+
+
+def _tuned(source: Embeddings, task: Task, settings: TestTime) -> Features:
+    """TPT's logits float32 [N, H] for the set's H names, from the cache if they are there."""
+    if not isinstance(source, ModelEmbeddings):
+        raise InputError("tpt tunes a model's prompt on pictures; saved embeddings have neither model nor pictures")
+    names = head_names(task)
+    about = hashlib.sha256(f"{settings.model_dump_json(include=_OF_TPT)}{names}".encode()).hexdigest()[:16]
+    return source.cache.scores(
+        source.loaded, task, len(names), f"tpt-{about}", lambda: _tpt(source.loaded, task, settings)
+    )
 
 
 def _tpt(loaded: LoadedModel, task: Task, settings: TestTime) -> Features:

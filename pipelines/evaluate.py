@@ -21,7 +21,7 @@ from pydantic import Field
 from evaluation.captions import Captioned
 from evaluation.compare import compare
 from evaluation.embeddings import Embeddings
-from evaluation.methods import Method, TestTime, scale_of, scores_of
+from evaluation.methods import Method, TestTime, prepare, scale_of, scores_of
 from evaluation.results import (
     ALL_CLASSES,
     IMAGES,
@@ -67,6 +67,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         job.sets.check()
     account.shards_skipped = len(job.names) - len(job.todo)
     say(f"evaluate: {len(job.todo)} models to do, {account.shards_skipped} done before")
+    _prepare(job)
     for name, result in map_shards(job.todo, job, cpus=config.cpus, gpus=config.gpus, local=config.local):
         record(account, name, result, len(job.todo))
     account.check(config.max_failed_fraction)
@@ -74,6 +75,15 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         account.extra["methods"] = {name: side_by_side(job.root, name, config.method) for name in job.names}
         _print_table(account.extra["methods"])
     return account.summary()
+
+
+def _prepare(job: _Job) -> None:
+    """Spread what takes time over models and sets; what fails here fails again, and is told, with its model."""
+    parts = [(name, task) for name in job.todo for task in job.sets.names]
+    if len(job.sets.names) > 1 and job.config.embeddings is None:
+        config = job.config
+        for _ in map_shards(parts, job.preparing, cpus=config.cpus, gpus=config.gpus, local=config.local):
+            pass
 
 
 def plan(config: EvaluateConfig) -> dict[str, Any]:
@@ -163,6 +173,21 @@ class _Job:
     def __call__(self) -> Work:
         loaded = self.sets.load()
         return lambda name: self._evaluate(name, loaded)
+
+    def preparing(self) -> Work:
+        """In a worker: the function that fills the cache for one model and set."""
+        sets, last = self.sets.load(), dict[str, Embeddings]()
+        tasks = {task.name: task for task in sets.tasks}
+
+        def work(part: tuple[str, str]) -> dict[str, Any]:
+            name, task = part
+            if name not in last:
+                last.clear()
+                last[name] = self.models.source(name, sets)
+            prepare(self._left(name), last[name], tasks[task], self.config.test_time)
+            return {}
+
+        return work
 
     def _evaluate(self, name: str, sets: Loaded) -> dict[str, Any]:
         """One model on all sets by all methods; `rows` are pictures, once a method."""
