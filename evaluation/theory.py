@@ -1,11 +1,11 @@
-"""The study's Gaussian model in closed form: why a source has a line, why mixing dilutes it, what a filter does to it.
+"""The study's Gaussian model in closed form: why a source has a line, how mixing dilutes it, what filters do to it.
 
-The setting: a class y of +1 or -1; test set j has pictures x|y ~ N(y μ_j, σ_j² I), a training source x|y ~ N(y θ, σ² I);
-a model is the mean of y x over n samples, w ~ N(θ, σ²/n I), and answers sign⟨w, x⟩. Its accuracy on set j is exactly
-Φ(z_j) with z_j = ⟨w, μ_j⟩ / (σ_j ‖w‖): the probit of accuracy is the natural coordinate, and a source's models lie near
-a ray through the origin whose slope κ = z_j / z_0 depends on the source's direction alone. It follows the "simple binary
-classification model" of Nguyen et al., "Quality Not Quantity" (2022); the formulas are derived in docs/theory.md and
-checked against `evaluation.theory_simulation`.
+The setting: a class y of +1 or -1; test set j has pictures x|y ~ N(y μ_j, σ_j² I), a training source
+x|y ~ N(y θ, σ² I); a model is the mean of y x over n samples, w ~ N(θ, σ²/n I), and answers sign⟨w, x⟩. Its accuracy
+on set j is exactly Φ(z_j) with z_j = ⟨w, μ_j⟩ / (σ_j ‖w‖): the probit of accuracy is the natural coordinate, and a
+source's models lie near a ray through the origin whose slope κ = z_j / z_0 depends on the source's direction alone.
+After the binary model by which Nguyen et al., "Quality Not Quantity" (2022), explain dilution; the propositions P1 to
+P7 are listed in docs/theory.md and checked against `evaluation.theory_simulation`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Setting:
         return np.asarray(found[..., 1:] / found[..., :1])
 
     def norms(self, mean: Floats, n: npt.ArrayLike) -> Floats:
-        """Root mean square length of a model of n samples whose mean is `mean` [..., d]: √(‖θ‖² + σ² d / n), [...]."""
+        """Root mean square length [...] of a model of n samples of mean θ `mean` [..., d]: √(‖θ‖² + σ² d / n)."""
         return np.asarray(np.sqrt((mean**2).sum(axis=-1) + self.noise**2 * mean.shape[-1] / np.asarray(n)))
 
     def expected(self, mean: Floats, n: npt.ArrayLike) -> Floats:
@@ -68,9 +68,9 @@ class Setting:
 def mediant(weights: npt.ArrayLike, slopes: npt.ArrayLike) -> Floats:
     """The mean of slopes [k] or [k, J] with weights [..., k]: [...] or [..., J]; never above the largest of them.
 
-    Mixing data weighs a source by share times reference signal (P2), joining models by weight times signal over length
-    (P3), filtering the source by its signal and the scorer by σ h(t) times its own (P4). InputError for weights that
-    are negative or all 0.
+    Mixing data weighs a source by share times reference signal (P2), joining models by weight times signal over
+    length (P3), filtering the source by its signal and the scorer by σ h(t) times its own (P4). InputError for
+    weights that are negative or all 0.
     """
     given = np.asarray(weights, np.float64)
     total = given.sum(axis=-1, keepdims=True)
@@ -98,7 +98,7 @@ def ensemble_probits(setting: Setting, sources: Floats, shares: npt.ArrayLike, n
 
 
 def filtered(setting: Setting, mean: Floats, scorer: Floats, thresholds: npt.ArrayLike) -> tuple[Floats, Floats]:
-    """Share kept [...] and mean [..., d] of a source [d] whose samples a scorer w_0 [d] keeps from `thresholds` [...] on.
+    """Share kept [...] and mean [..., d] of what a scorer w_0 [d] leaves of a source [d], for `thresholds` τ [...].
 
     A sample is kept where y ⟨w_0, x⟩ / ‖w_0‖ ≥ τ. With t = (τ - ⟨θ, w_0⟩/‖w_0‖) / σ and h = φ / (1 - Φ), the share is
     1 - Φ(t) and the mean θ + σ h(t) w_0 / ‖w_0‖: filtered data take on the scorer's direction, hence its slope (P4),

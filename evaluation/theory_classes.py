@@ -36,7 +36,7 @@ class World:
 
 
 def make_world(rng: np.random.Generator, *, classes: int = 100, d: int = 400, per_class: int = 40) -> World:
-    """The study's world: sources `a` (robust), `b` (leans on what only the reference has) and `imagenet` (no shift)."""
+    """The study's world: sources `a` (robust), `b` (leans on what only the reference has), `imagenet` (like it)."""
     core, only_reference, only_shift = np.eye(d)[: 3 * classes].reshape(3, classes, d)
     sources = {
         "a": core + 0.2 * only_reference + 0.8 * only_shift,
@@ -60,7 +60,8 @@ def learned(prototypes: Floats, sizes: Sequence[float], rng: np.random.Generator
 
 def joined(models: Sequence[Singles], weights: Sequence[float]) -> Singles:
     """Output mixing: the weighted sum [m, K, d] of models of length one."""
-    scaled = [w * one / np.linalg.norm(one, axis=(1, 2), keepdims=True) for one, w in zip(models, weights, strict=True)]
+    lengths = [np.linalg.norm(one, axis=(1, 2), keepdims=True) for one in models]
+    scaled = [w * one / length for one, w, length in zip(models, weights, lengths, strict=True)]
     return np.asarray(sum(scaled), np.float32)
 
 

@@ -30,7 +30,7 @@ def ensembles(
     setting: Setting, sources: Floats, shares: Sequence[float], sizes: npt.ArrayLike, rng: np.random.Generator,
     seeds: int = SEEDS,
 ) -> Floats:  # fmt: skip
-    """Models Σ α_i w_i / ‖w_i‖ [seeds, m, d]: one of each source [k, d], of as many samples, weighted by `shares` [k]."""
+    """Models Σ α_i w_i / ‖w_i‖ [seeds, m, d]: one w_i a source [k, d] of as many samples, weights `shares`."""
     total = np.zeros(())
     for source, share in zip(sources, shares, strict=True):
         w = learned(setting, source, sizes, rng, seeds)
