@@ -43,6 +43,11 @@ class Expected:
         if self.seed_noise < 0 or not 0 <= self.shared <= 1:
             raise InputError(f"seed noise {self.seed_noise:g} must be at least 0, shared {self.shared:g} in 0 to 1")
 
+    def across(self, sizes: int) -> Floats:
+        """Probits of reference accuracy [sizes], from the smallest size to the largest."""
+        first, last = norm.ppf([self.low, self.high])
+        return np.linspace(float(first), float(last), sizes)
+
 
 @dataclass(frozen=True, slots=True)
 class Design:
@@ -85,7 +90,7 @@ def spread(design: Design, expected: Expected, dilution: float) -> Spread:
     To first order. The height at x of a least squares line through means of s seeds at (x_i, y_i), i = 1 to m, has
     variance Σ c_i² v_i / s with c_i = 1/m + (x - x̄)(x_i - x̄) / Σ (x_j - x̄)².
     """
-    x = np.linspace(*norm.ppf([expected.low, expected.high]), design.sizes)
+    x = expected.across(design.sizes)
     at = float(x.mean() if design.line else x[-1])
     off = x - x.mean()
     weights = 1 / len(x) + (at - x.mean()) * off / (off**2).sum()

@@ -35,7 +35,7 @@ class Setting:
 
     def probits(self, w: Floats) -> Floats:
         """Probit accuracies z [..., 1 + J] of models w [..., d]."""
-        return self.products(w) / np.linalg.norm(w, axis=-1, keepdims=True)
+        return np.asarray(self.products(w) / np.linalg.norm(w, axis=-1, keepdims=True))
 
     def signals(self, w: Floats) -> Floats:
         """How much of the reference's direction there is in w [..., d]: a = ⟨w, μ_0⟩ / σ_0, [...]."""
@@ -94,7 +94,7 @@ def ensemble_probits(setting: Setting, sources: Floats, shares: npt.ArrayLike, n
     weights = np.asarray(shares, np.float64) / setting.norms(sources, sizes)
     mean = weights @ sources
     noise = setting.noise**2 * sources.shape[-1] / sizes[..., 0] * (weights**2).sum(axis=-1)
-    return setting.products(mean) / np.sqrt((mean**2).sum(axis=-1) + noise)[..., None]
+    return np.asarray(setting.products(mean) / np.sqrt((mean**2).sum(axis=-1) + noise)[..., None])
 
 
 def filtered(setting: Setting, mean: Floats, scorer: Floats, thresholds: npt.ArrayLike) -> tuple[Floats, Floats]:
@@ -123,19 +123,21 @@ def filtered_probits(
 
 
 def dominating(slopes: Floats) -> int | None:
-    """Which of k sources has the largest slope under each of J shifts, of [k, J]; None where none does (P7)."""
+    """Which of k sources has the largest of slopes [k, J] under each of J shifts; None where none has (P7)."""
     best = slopes.argmax(axis=0)
     return int(best[0]) if (best == best[0]).all() else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """The two sources of the study's simulation (section 5.3): `a` is robust, `b` is not, `scorer` is like `a`."""
+    """The sources of the study's simulation (section 5.3), of which `a` is robust and `b` is not; `scorer` is much like
+    `a`, `poor_scorer` less robust than `b`."""
 
     setting: Setting
     a: Floats
     b: Floats
     scorer: Floats
+    poor_scorer: Floats
 
 
 def example(d: int = 2000) -> Example:
@@ -146,4 +148,4 @@ def example(d: int = 2000) -> Example:
 
     tests = np.stack([direction(1, 1, 0), direction(1, 0, 1)])
     a, b = 0.9 * direction(1, 0.2, 0.8), 0.9 * direction(1, 1, -0.4)
-    return Example(Setting(tests, np.ones(2)), a, b, direction(1, 0.1, 0.9))
+    return Example(Setting(tests, np.ones(2)), a, b, direction(1, 0.1, 0.9), direction(1, 1.4, -0.9))

@@ -27,7 +27,7 @@ def learned(
 
 
 def ensembles(
-    setting: Setting, sources: Floats, shares: Sequence[float], sizes: npt.ArrayLike, rng: np.random.Generator,
+    setting: Setting, sources: Floats, shares: Floats | Sequence[float], sizes: npt.ArrayLike, rng: np.random.Generator,
     seeds: int = SEEDS,
 ) -> Floats:  # fmt: skip
     """Models Σ α_i w_i / ‖w_i‖ [seeds, m, d]: one w_i a source [k, d] of as many samples, weights `shares`."""

@@ -28,7 +28,7 @@ def drawn(
     design: Design, expected: Expected, dilution: float, alike: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, float]:
     """Dilutions as REPEATS studies measure them, and the correlation of answers of one source's models."""
-    x = np.repeat(np.linspace(*norm.ppf([expected.low, expected.high]), design.sizes), design.seeds)
+    x = np.repeat(expected.across(design.sizes), design.seeds)
     mixed = x if design.line else x[-design.seeds :]
     dilutions, alikes = [], []
     for _ in range(REPEATS):
@@ -39,9 +39,9 @@ def drawn(
             pairs = [answers(z, alike, rng) for z in (places, up)]
             alikes += [value for _, value in pairs if value]
             measured.append([accuracy for accuracy, _ in pairs])
-        line = least_squares(*measured[0], images=(IMAGES, IMAGES))
+        line = least_squares(measured[0][0], measured[0][1], images=(IMAGES, IMAGES))
         if design.line:
-            other = least_squares(*measured[1], images=(IMAGES, IMAGES))
+            other = least_squares(measured[1][0], measured[1][1], images=(IMAGES, IMAGES))
             at = x.mean()
             dilutions.append((line.slope - other.slope) * at + line.intercept - other.intercept)
         else:

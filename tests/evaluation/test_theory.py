@@ -155,7 +155,7 @@ def test_p7_no_source_need_dominate() -> None:
     setting = Setting(tests, np.ones(3))
     one, other, poor = axes[0] + axes[2], axes[0] + axes[3], axes[0] + axes[1]
     slopes = setting.slopes(np.stack([one, other, poor]))
-    np.testing.assert_allclose(slopes, [[2, 1], [1, 2], [0.5, 0.5]])
+    np.testing.assert_allclose(slopes, [[2.0, 1.0], [1.0, 2.0], [0.5, 0.5]])
     assert dominating(slopes) is None
     assert dominating(slopes[1:]) == 0
 
