@@ -130,8 +130,8 @@ def dominating(slopes: Floats) -> int | None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """The sources of the study's simulation (section 5.3), of which `a` is robust and `b` is not; `scorer` is much like
-    `a`, `poor_scorer` less robust than `b`."""
+    """The sources of the study's simulation (section 5.3), of which `a` is robust and `b` is not; `scorer` is much
+    like `a`, `poor_scorer` less robust than `b`."""
 
     setting: Setting
     a: Floats

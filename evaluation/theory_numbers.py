@@ -64,15 +64,17 @@ def many_classes(rng: np.random.Generator) -> list[Row]:
     """With 100 classes: the line of each training set, and its shifted accuracy at 30 % reference accuracy."""
     world = classes.make_world(rng)
     a, b = world.sources["a"], world.sources["b"]
-    models = {name: classes.learned(source, classes.SIZES, rng) for name, source in world.sources.items()}
+
+    def drawn(prototypes: Floats) -> classes.Singles:
+        return classes.learned(prototypes, classes.SIZES, rng, seeds=2)
+
+    models = {name: drawn(source) for name, source in world.sources.items()}
     for share in SHARES[1:-1]:
-        models[f"{share:g} a + {1 - share:g} b"] = classes.learned(share * a + (1 - share) * b, classes.SIZES, rng)
-        parts = [classes.learned(source, classes.SIZES, rng) for source in (a, b)]
-        models[f"ensemble of {share:g} a, {1 - share:g} b"] = classes.joined(parts, [share, 1 - share])
+        models[f"{share:g} a + {1 - share:g} b"] = drawn(share * a + (1 - share) * b)
+        models[f"ensemble of {share:g} a, {1 - share:g} b"] = classes.joined([drawn(a), drawn(b)], [share, 1 - share])
     for name, scorer in (("a", a), ("b", b), ("random", rng.standard_normal(a.shape))):
         for fraction in FRACTIONS[1:]:
-            kept = classes.filtered(b, scorer, fraction)
-            models[f"{fraction:.0%} of b by {name}"] = classes.learned(kept, classes.SIZES, rng)
+            models[f"{fraction:.0%} of b by {name}"] = drawn(classes.filtered(b, scorer, fraction))
     rows: list[Row] = []
     for name, found in models.items():
         line = classes.fitted(world, found)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
@@ -27,7 +25,7 @@ def learned(
 
 
 def ensembles(
-    setting: Setting, sources: Floats, shares: Floats | Sequence[float], sizes: npt.ArrayLike, rng: np.random.Generator,
+    setting: Setting, sources: Floats, shares: Floats, sizes: npt.ArrayLike, rng: np.random.Generator,
     seeds: int = SEEDS,
 ) -> Floats:  # fmt: skip
     """Models Σ α_i w_i / ‖w_i‖ [seeds, m, d]: one w_i a source [k, d] of as many samples, weights `shares`."""

@@ -41,6 +41,7 @@ class TheoryConfig(JobConfig):
 def run(config: TheoryConfig) -> dict[str, Any]:
     """Draw slope against share and against threshold, and write the numbers, closed form beside simulation."""
     out, world = Path(config.out), example()
+    out.mkdir(parents=True, exist_ok=True)
     # A generator each, so that no figure depends on what was drawn before it.
     draws = [np.random.default_rng([config.seed, i]) for i in range(6)]
     numbers = {
@@ -67,7 +68,6 @@ def plan(config: TheoryConfig) -> dict[str, Any]:
 
 
 def _write(out: Path, files: Mapping[str, bytes]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         writing = out / f".{name}.writing"
         writing.write_bytes(content)
