@@ -121,6 +121,19 @@ def images_needed(found: Spread, dilution: float, wanted: float = 0.8, level: fl
     return math.ceil(found.per_image / left) if left > 0 else None
 
 
+def shared_answers(source: npt.ArrayLike, mixture: npt.ArrayLike) -> float:
+    """`shared` as models of one source [a, N] and of the mixture [b, N] have it, from right answers on N pictures.
+
+    At least two models of the source; what two models of the mixture share among themselves is left out.
+    """
+    ours = np.atleast_2d(np.asarray(source, np.float64))
+    alike = np.corrcoef(np.concatenate([ours, np.atleast_2d(np.asarray(mixture, np.float64))]))
+    within = alike[: len(ours), : len(ours)][np.triu_indices(len(ours), 1)]
+    if not len(within):
+        raise InputError("what models of a source share needs at least two of them, of different seeds")
+    return max(0.0, float(within.mean() - alike[: len(ours), len(ours) :].mean()))
+
+
 def points(expected: Expected, at: float, dilution: float) -> float:
     """A dilution in probits as points of shifted accuracy, below the source's line at reference accuracy `at`."""
     height = expected.slope * float(norm.ppf(at)) + expected.intercept

@@ -85,15 +85,15 @@ def mixed_slopes(setting: Setting, sources: Floats, shares: npt.ArrayLike) -> Fl
 
 
 def ensemble_probits(setting: Setting, sources: Floats, shares: npt.ArrayLike, n: npt.ArrayLike) -> Floats:
-    """Probit accuracies [..., 1 + J] expected of Σ α_i w_i / ‖w_i‖, a model a source of n samples each (P3).
+    """Probit accuracies [..., 1 + J] expected of Σ α_i w_i / ‖w_i‖, one model of each source [k, d] (P3).
 
-    `sources` [k, d], weights α `shares` [k], `n` [...] of each model. Their slope is the mediant with weights
+    α `shares` [k], `n` [..., k] or [..., 1] the samples of each model. The slope is the mediant with weights
     α_i a_i / ‖w_i‖: that of the mixture of data where all models have one length and α are the shares.
     """
-    sizes = np.asarray(n, np.float64)[..., None]
+    sizes = np.asarray(n, np.float64)
     weights = np.asarray(shares, np.float64) / setting.norms(sources, sizes)
     mean = weights @ sources
-    noise = setting.noise**2 * sources.shape[-1] / sizes[..., 0] * (weights**2).sum(axis=-1)
+    noise = setting.noise**2 * sources.shape[-1] * (weights**2 / sizes).sum(axis=-1)
     return np.asarray(setting.products(mean) / np.sqrt((mean**2).sum(axis=-1) + noise)[..., None])
 
 

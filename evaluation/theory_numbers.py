@@ -17,6 +17,7 @@ ADDED = (0, 200, 800, 3200, 12_800)
 THRESHOLDS = (-np.inf, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 FRACTIONS = (1.0, 0.5, 0.3, 0.1)
 _SEEDS = 50
+_EACH = np.array(SIZES)[:, None]  # the same of each model in an ensemble
 
 
 def mixtures(example: Example, rng: np.random.Generator) -> list[Row]:
@@ -26,10 +27,10 @@ def mixtures(example: Example, rng: np.random.Generator) -> list[Row]:
     for share in SHARES:
         pair = np.array([share, 1 - share])
         data = setting.probits(learned(setting, pair @ both, SIZES, rng, _SEEDS))
-        models = setting.probits(ensembles(setting, both, pair, SIZES, rng, _SEEDS))
+        models = setting.probits(ensembles(setting, both, pair, _EACH, rng, _SEEDS))
         found = {
             "mixture": mixed_slopes(setting, both, pair), "mixture_drawn": ray(data),
-            "ensemble": ray(ensemble_probits(setting, both, pair, SIZES)), "ensemble_drawn": ray(models),
+            "ensemble": ray(ensemble_probits(setting, both, pair, _EACH)), "ensemble_drawn": ray(models),
         }  # fmt: skip
         rows.append({"share": share, **{name: float(slope[0]) for name, slope in found.items()}})
     return rows

@@ -27,12 +27,12 @@ def share_figure(example: Example, rng: np.random.Generator) -> Figure:
     setting, both = example.setting, np.stack([example.a, example.b])
     canvas, (left, right) = make_panels(2, 2)
     mixture, ensemble, naive = look(0), look(1), Look(FAINT, "", ":")
-    fine, marks = np.linspace(0, 1, 101), np.linspace(0, 1, 11)
+    fine, marks, each = np.linspace(0, 1, 101), np.linspace(0, 1, 11), np.array(SIZES)[:, None]
     _line(left, fine, mixed_slopes(setting, both, _pairs(fine))[:, 0], mixture)
-    _line(left, fine, [ray(ensemble_probits(setting, both, pair, SIZES))[0] for pair in _pairs(fine)], ensemble)
+    _line(left, fine, [ray(ensemble_probits(setting, both, pair, each))[0] for pair in _pairs(fine)], ensemble)
     _line(left, [0, 1], setting.slopes(both[::-1])[:, 0], naive)
     mixed = [ray(setting.probits(learned(setting, pair @ both, SIZES, rng, _SEEDS)))[0] for pair in _pairs(marks)]
-    joined = [ray(setting.probits(ensembles(setting, both, pair, SIZES, rng, _SEEDS)))[0] for pair in _pairs(marks)]
+    joined = [ray(setting.probits(ensembles(setting, both, pair, each, rng, _SEEDS)))[0] for pair in _pairs(marks)]
     _marks(left, marks, mixed, mixture)
     _marks(left, marks, joined, ensemble, hollow=True)
     _frame(left, "Slope of mixtures and of ensembles", "share of the robust source", _SLOPE)

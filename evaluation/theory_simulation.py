@@ -28,10 +28,11 @@ def ensembles(
     setting: Setting, sources: Floats, shares: Floats, sizes: npt.ArrayLike, rng: np.random.Generator,
     seeds: int = SEEDS,
 ) -> Floats:  # fmt: skip
-    """Models Σ α_i w_i / ‖w_i‖ [seeds, m, d]: one w_i a source [k, d] of as many samples, weights `shares`."""
+    """Models Σ α_i w_i / ‖w_i‖ [seeds, m, d]: one w_i a source [k, d] of `sizes` [m, k] or [m, 1] samples."""
+    across = np.broadcast_to(sizes, (len(np.asarray(sizes)), len(sources)))
     total = np.zeros(())
-    for source, share in zip(sources, shares, strict=True):
-        w = learned(setting, source, sizes, rng, seeds)
+    for i, share in enumerate(shares):
+        w = learned(setting, sources[i], across[:, i], rng, seeds)
         total = total + share * w / np.linalg.norm(w, axis=-1, keepdims=True)
     return np.asarray(total)
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm
 
 from evaluation.lines import least_squares, to_axis
-from evaluation.power import Design, Expected, images_needed, points, power, smallest_dilution, spread
+from evaluation.power import Design, Expected, images_needed, points, power, shared_answers, smallest_dilution, spread
 from filters.errors import InputError
 
 IMAGES, REPEATS = 1500, 300
@@ -86,6 +86,20 @@ def test_more_of_anything_helps_until_the_seed_noise_is_left() -> None:
 def test_what_a_source_shares_is_not_averaged_out() -> None:
     alone = [spread(Design(4, 1000, True), Expected(shared=s), 0.1).error(1000) for s in (0.0, 0.2)]
     assert alone[0] < 0.005 and alone[1] > 0.02
+
+
+def test_shared_answers_are_measured() -> None:
+    """Pictures with a difficulty for all models, 0.2 of the variance, and one for the source's, 0.3."""
+    rng = np.random.default_rng(0)
+    common, ours, own = (rng.standard_normal((models, 40_000)) for models in (1, 1, 4))
+    common = np.sqrt(0.2) * common
+    source = common + np.sqrt(0.3) * ours + np.sqrt(0.5) * own[:2] < 0
+    mixture = common + np.sqrt(0.8) * own[2:] < 0
+    # Of two normal numbers with correlation r, cut in the middle, the signs have 2/π asin r.
+    expected = 2 / np.pi * (np.arcsin(0.5) - np.arcsin(0.2))
+    assert shared_answers(source, mixture) == pytest.approx(expected, abs=0.02)
+    with pytest.raises(InputError, match="at least two"):
+        shared_answers(source[:1], mixture)
 
 
 def test_points() -> None:

@@ -26,6 +26,7 @@ from filters.errors import InputError
 EXAMPLE = example()
 SETTING, A, B = EXAMPLE.setting, EXAMPLE.a, EXAMPLE.b
 BOTH = np.stack([A, B])
+EACH = np.array(SIZES)[:, None]
 SHARES = np.array([[p, 1 - p] for p in (0.25, 0.5, 0.75)])
 THRESHOLDS = np.array([-np.inf, -0.5, 0, 0.5, 1, 1.5, 2])
 
@@ -87,17 +88,27 @@ def test_p2_adding_a_brittle_source_costs_robustness_and_gains_reference_accurac
 
 def test_p3_ensembles_predict_mixtures(rng: np.random.Generator) -> None:
     expected = np.array([0.513, 0.768, 1.091])
-    drawn = [ray(SETTING.probits(ensembles(SETTING, BOTH, share, SIZES, rng)))[0] for share in SHARES]
+    drawn = [ray(SETTING.probits(ensembles(SETTING, BOTH, share, EACH, rng)))[0] for share in SHARES]
     np.testing.assert_allclose(drawn, expected, atol=0.05)
-    closed = [ensemble_probits(SETTING, BOTH, share, SIZES) for share in SHARES]
+    closed = [ensemble_probits(SETTING, BOTH, share, EACH) for share in SHARES]
     np.testing.assert_allclose([ray(z)[0] for z in closed], drawn, atol=0.02)
     for share, z in zip(SHARES, closed, strict=True):
-        weights = share * SETTING.signals(BOTH) / SETTING.norms(BOTH, np.array(SIZES)[:, None])
+        weights = share * SETTING.signals(BOTH) / SETTING.norms(BOTH, EACH)
         np.testing.assert_allclose(z[:, 1] / z[:, 0], mediant(weights, SETTING.slopes(BOTH))[:, 0], atol=1e-12)
         # One length: the mixture of data itself.
-        same = ensemble_probits(SETTING, BOTH / np.linalg.norm(BOTH, axis=1, keepdims=True), share, 100)
+        same = ensemble_probits(SETTING, BOTH / np.linalg.norm(BOTH, axis=1, keepdims=True), share, [100])
         alike = mixed_slopes(SETTING, BOTH / np.linalg.norm(BOTH, axis=1, keepdims=True), share)
         assert same[1] / same[0] == pytest.approx(alike[0])
+
+
+def test_p3_the_model_of_less_data_weighs_less(rng: np.random.Generator) -> None:
+    """It is shorter for its signal: half and half of models of 100 and of 6400 samples, 50 seeds."""
+    for sizes in ([[100, 6400]], [[6400, 100]]):
+        z = SETTING.probits(ensembles(SETTING, BOTH, np.array([0.5, 0.5]), sizes, rng, seeds=50))
+        closed = ensemble_probits(SETTING, BOTH, [0.5, 0.5], sizes)
+        assert ray(z) == pytest.approx(closed[0, 1] / closed[0, 0], abs=0.02)
+        even = mixed_slopes(SETTING, BOTH, [0.5, 0.5])[0]
+        assert (ray(z)[0] > even) == (sizes[0][0] > sizes[0][1])
 
 
 def test_p4_a_filter_takes_on_the_scorers_slope(rng: np.random.Generator) -> None:
