@@ -21,7 +21,5 @@ def alone(folder: Path, what: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(
-                f"{folder}: a {what} is running here; wait for it, or choose another --root"
-            ) from None
+            raise InputError(f"{folder}: a {what} is running here; wait for it, or choose another --root") from None
         yield

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "results": ("pipelines.results", "results shown, class by class, and to and from other tools"),
     "compare": ("pipelines.compare", "two evaluated models, set by set, with a test"),
     "robustness": ("pipelines.robustness", "accuracies under shift to lines and effective robustness"),
+    "study": ("pipelines.study", "subsets, mixtures and ensembles of sources, trained and evaluated run by run"),
     "attribute": ("pipelines.attribute", "pairs to pictures of what a model's match rests on"),
     "report": ("pipelines.report", "results to one HTML page"),
     "sql": ("pipelines.sql", "a question to the catalog"),

@@ -79,7 +79,7 @@ def supply(con: duckdb.DuckDBPyConnection, config: StudyConfig) -> Supply:
     if empty := [name for name, count in there.items() if not count]:
         raise ConfigError(f"study: nothing is left of {', '.join(empty)}; take it out of `sources`, or widen `where`")
     filtered = list(dict.fromkeys(one.source for one in config.filters))
-    first, second = ([_count(con, config, filtered, half) if filtered else {} for half in (0, 1)])
+    first, second = [_count(con, config, filtered, half) if filtered else {} for half in (0, 1)]
     return Supply(there=there, halves={name: (first[name], second[name]) for name in filtered})
 
 
@@ -166,9 +166,7 @@ def _counts(config: StudyConfig, found: Supply, mixes: Mixtures) -> Iterator[tup
             yield name, dict(zip(weights, apportion(list(weights.values()), total), strict=True))
 
 
-def _weights(
-    config: StudyConfig, mixes: Mixtures, sources: Sequence[str]
-) -> Iterator[tuple[str, dict[str, float]]]:
+def _weights(config: StudyConfig, mixes: Mixtures, sources: Sequence[str]) -> Iterator[tuple[str, dict[str, float]]]:
     """Name and weight of each source of the mixtures of a kind, whatever their totals."""
     if mixes.weights is not None:
         yield str(mixes.name), dict(mixes.weights)
@@ -183,8 +181,10 @@ def _weights(
     elif mixes.dirichlet:
         rng = np.random.default_rng(mixes.seed)
         for number, drawn in enumerate(rng.dirichlet([mixes.alpha] * len(sources), mixes.dirichlet)):
+            # To thousandths, as they are written down; a source below that is left out.
+            weights = {source: round(share, 3) for source, share in zip(sources, drawn.tolist(), strict=True)}
             name = _named(mixes, f"dirichlet{mixes.seed}.{number:02d}")
-            yield name, dict(zip(sources, drawn.tolist(), strict=True))
+            yield name, {source: share for source, share in weights.items() if share}
     else:
         even = "even" if set(sources) == set(config.sources) else "+".join(sources)
         yield mixes.name or even, dict.fromkeys(sources, 1.0)
@@ -203,15 +203,15 @@ def _filtered(config: StudyConfig, found: Supply, filters: Filters) -> Iterator[
         if SELF in filters.scorers:
             yield RunSpec(id=own, kind="filtered", counts={filters.source: first}, seed=seed, half=0)
         full = {name: _single(name, _full(config, found, name), seed).id for name in found.there}
-        others = [full[name] for name in found.there if name != filters.source]
+        others = [run for name, run in full.items() if name != filters.source]
+        scorers = {SELF: [own], RANDOM: [], BEST: others, **{name: [run] for name, run in full.items()}}
         for who in filters.scorers:
-            scorers = {SELF: [own], RANDOM: [], BEST: others}.get(who) or [full[who]] if who != RANDOM else []
             for swapped in filters.swapped:
                 swap = f"-swap{100 * swapped:g}" if swapped else ""
                 yield RunSpec(
                     id=f"{filters.source}-half2-by-{who}-top{100 * filters.fraction:g}{swap}-s{seed}",
                     kind="filtered", counts={filters.source: kept}, seed=seed, half=1,
-                    choice=Choice(scorers=scorers, fraction=filters.fraction, swapped=swapped, pool=second),
+                    choice=Choice(scorers=scorers[who], fraction=filters.fraction, swapped=swapped, pool=second),
                 )  # fmt: skip
 
 
