@@ -172,9 +172,10 @@ def _make_wave(jobs: Sequence[Job], begun: _Begun, config: StudyConfig, account:
         except HeadwaterError as error:
             record(account, job, {"error": str(error)}, len(jobs))
     if not all(job.spec.trains for job in ready):
+        total = account.shards_done + len(ready)
         make = lambda: lambda job: make_ensemble(folder, config, job, begun.tasks)  # noqa: E731
         for job, result in map_shards(ready, make, local=True):
-            record(account, job, result, len(ready))
+            record(account, job, result, total)
         return
     _make(ready, folder, config, account, None)
 
@@ -203,9 +204,10 @@ def _make(
         say(f"study: {len(todo)} runs to make, {len(jobs) - len(todo)} done before")
     if config.ranks > 1 and not config.local:
         todo = [job for job in todo if _trained_together(runner, job, config, account)]
+    total = account.shards_done + len(todo)
     done = map_shards(todo, runner, cpus=config.cpus, gpus=config.gpus, local=config.local)
     for job, result in done:
-        record(account, job, result, len(todo))
+        record(account, job, result, total)
 
 
 def _trained_together(runner: Runner, job: Job, config: StudyConfig, account: Account) -> bool:

@@ -24,7 +24,7 @@ class Claim(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    id: str = Field(pattern=r"^C\d+$")
+    id: str = Field(pattern=r"^C\d+[a-z]?$")
     claim: str
     statistic: str
     direction: Literal["at least", "at most", "above", "below"] | None = None

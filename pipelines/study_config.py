@@ -14,7 +14,7 @@ from trainer.config import TrainConfig
 _TIMES = 10.0
 Amount = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9+._-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 def samples_of(amount: float, whole: int) -> int:

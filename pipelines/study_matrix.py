@@ -157,7 +157,7 @@ def _counts(config: StudyConfig, found: Supply, mixes: Mixtures) -> Iterator[tup
     """Name and samples of each source of each mixture of a kind."""
     if mixes.parts is not None:
         counts = {source: samples_of(amount, found.unit) for source, amount in mixes.parts.items()}
-        yield mixes.name or "+".join(f"{source}{count}" for source, count in counts.items()), counts
+        yield mixes.name or "-".join(f"{source}{count}" for source, count in counts.items()), counts
         return
     sources = mixes.sources or config.sources
     for amount in mixes.total:
@@ -173,7 +173,7 @@ def _weights(config: StudyConfig, mixes: Mixtures, sources: Sequence[str]) -> It
     elif mixes.ratios:
         first, second = sources
         for share in mixes.ratios:
-            name = f"{first}{100 * share:g}+{second}{100 - 100 * share:g}"
+            name = f"{first}{100 * share:g}-{second}{100 - 100 * share:g}"
             yield _named(mixes, name), {first: share, second: 1 - share}
     elif mixes.leave_one_out:
         for out in sources:
@@ -186,7 +186,7 @@ def _weights(config: StudyConfig, mixes: Mixtures, sources: Sequence[str]) -> It
             name = _named(mixes, f"dirichlet{mixes.seed}.{number:02d}")
             yield name, {source: share for source, share in weights.items() if share}
     else:
-        even = "even" if set(sources) == set(config.sources) else "+".join(sources)
+        even = "even" if set(sources) == set(config.sources) else "-".join(sources)
         yield mixes.name or even, dict.fromkeys(sources, 1.0)
 
 
