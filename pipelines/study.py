@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -161,37 +161,39 @@ def _waves(specs: Sequence[RunSpec]) -> list[list[RunSpec]]:
 
 
 def _make_wave(jobs: Sequence[Job], begun: _Begun, config: StudyConfig, account: Account) -> None:
-    """Make the runs of one wave that are not over."""
+    """Make the runs of one wave that are not over, and name those that need a run which is not there."""
     folder, ready = begun.folder, []
     for job in jobs:
         if folder.settled(job.spec, job.mark):
             account.shards_skipped += 1
             continue
-        try:
-            ready.append(_with_scorer(job, begun, config))
-        except HeadwaterError as error:
-            record(account, job, {"error": str(error)}, len(jobs))
-    if not all(job.spec.trains for job in ready):
-        total = account.shards_done + len(ready)
-        make = lambda: lambda job: make_ensemble(folder, config, job, begun.tasks)  # noqa: E731
-        for job, result in map_shards(ready, make, local=True):
-            record(account, job, result, total)
+        scorer = _scorer(job.spec, begun, config)
+        lacking = [run for run in (*job.spec.members, *scorer) if not _has_model(folder, run)]
+        if lacking:
+            account.extra.setdefault("blocked", {})[job.spec.id] = f"{lacking[0]} has no model"
+            say(f"study: {job.spec.id} is left out: {lacking[0]} has no model")
+            continue
+        ready.append(replace(job, scorer=scorer[0] if scorer else None))
+    if all(job.spec.trains for job in ready):
+        _make(ready, folder, config, account, None)
         return
-    _make(ready, folder, config, account, None)
+    total = account.shards_done + len(ready)
+    make = lambda: lambda job: make_ensemble(folder, config, job, begun.tasks)  # noqa: E731
+    for job, result in map_shards(ready, make, local=True):
+        record(account, job, result, total)
 
 
-def _with_scorer(job: Job, begun: _Begun, config: StudyConfig) -> Job:
-    """The job with the run that chooses its samples; HeadwaterError where that one has no model."""
-    choice = job.spec.choice
-    if choice is None or not choice.scorers:
-        return job
+def _scorer(spec: RunSpec, begun: _Begun, config: StudyConfig) -> list[str]:
+    """The run that chooses a run's samples, if one does."""
+    if spec.choice is None or len(spec.choice.scorers) < 2:
+        return [] if spec.choice is None else spec.choice.scorers
     shifts = [task.name for task in begun.tasks if task.name != config.reference]
-    several = len(choice.scorers) > 1
-    scorer = best_scorer(begun.folder, config, job.spec, shifts) if several else choice.scorers[0]
-    done = begun.folder.record(scorer)
-    if done is None or done.status != "done":
-        raise HeadwaterError(f"its scorer {scorer} has no model")
-    return Job(job.spec, job.mark, job.rate, scorer)
+    return [best_scorer(begun.folder, config, spec, shifts)]
+
+
+def _has_model(folder: StudyFolder, run: str) -> bool:
+    found = folder.record(run)
+    return found is not None and found.status == "done"
 
 
 def _make(

@@ -114,16 +114,10 @@ class Runner:
 
 
 def make_ensemble(folder: StudyFolder, config: StudyConfig, job: Job, tasks: Sequence[Task]) -> dict[str, Any]:
-    """An output mixture from its members' cached logits; nothing is trained.
-
-    InputError where a member failed.
-    """
+    """An output mixture from its members' cached logits; nothing is trained. InputError where they cannot be read."""
     spec = job.spec
-    members = [folder.record(member) for member in spec.members]
-    wrong = [m for m, record in zip(spec.members, members, strict=True) if record is None or record.status != "done"]
-    if wrong:
-        raise InputError(f"{spec.id}: its member {wrong[0]} has no result")
-    flags = sorted({flag for record in members if record is not None for flag in record.flags})
+    members = [record for member in spec.members if (record := folder.record(member))]
+    flags = sorted({flag for record in members for flag in record.flags})
     names = [task.name for task in tasks]
     each = [folder.read_logits(member, names) for member in spec.members]
     scores = {name: ensemble([one[name] for one in each], spec.weights) for name in names}
@@ -166,4 +160,7 @@ def run_info(config: StudyConfig, spec: RunSpec) -> RunInfo:
 
 def filter_of(spec: RunSpec, chosen: Mapping[str, Any] | None) -> dict[str, str | float | None] | None:
     """What a result says of how its samples were chosen: its half of the source, and the scorer's part."""
-    return None if spec.half is None else {"half": spec.half + 1, **(chosen or {"scorer": None, "fraction": None})}
+    if spec.half is None:
+        return None
+    numbers = {"half": spec.half + 1, **(chosen or {"scorer": None})}
+    return {name: float(value) if isinstance(value, int) else value for name, value in numbers.items()}
