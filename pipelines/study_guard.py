@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Sequence
 
 import duckdb
-import pyarrow as pa
 
 from evaluation.tasks import Task
 from filters.errors import InputError
@@ -75,11 +74,9 @@ def _counts(con: duckdb.DuckDBPyConnection, config: StudyConfig, task: Task, all
     rows = con.execute(f"SELECT {column}, count(*) FROM samples WHERE {scope} GROUP BY ALL").fetchall()
     kinds = {str(kind): int(count) for kind, count in rows if kind is not None}
     hashes = sorted({hashlib.sha256(data).hexdigest() for data in task.images})
-    con.register("study_hashes", pa.table({"sha256": pa.array(hashes, pa.string())}))
-    same = "sha256 IN (SELECT sha256 FROM study_hashes)"
+    same = "sha256 IN (SELECT unnest(?::VARCHAR[]))"
     query = f"SELECT count(*) FROM samples WHERE {allowed} AND ({same} OR {column} IS NOT NULL)"
-    [(left,)] = con.execute(query).fetchall()
-    con.unregister("study_hashes")
+    [(left,)] = con.execute(query, [hashes]).fetchall()
     counts = {kind: kinds.get(kind, 0) for kind in _KINDS}
     return {"pictures": len(task.images), **counts, "left": int(left)}
 

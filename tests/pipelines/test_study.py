@@ -16,6 +16,7 @@ from pipelines import study, study_run
 from pipelines.store.root import Root
 from pipelines.study_folder import StudyFolder
 from tests.pipelines.studied import EACH, SOURCES, files, make_root, settings
+from trainer import loop
 
 RATES = {"rates": [0.001, 0.002]}
 FEW = {"sizes": [1.0], "mixtures": [], "filters": [], "ensembles": [{"name": "all"}]}
@@ -153,7 +154,8 @@ def test_a_dry_run_writes_nothing(
 def test_killed_in_any_run_it_ends_in_the_same_bytes(
     at: str, done: tuple[Root, dict[str, Any]], tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root, real, calls = done[0], getattr(study_run, at), []
+    root, real = done[0], getattr(study_run, at)
+    calls: list[None] = []
     config = settings(root, tiny_model, **RATES, folder=f"killed-{at}", **FEW)
 
     def killed(*given: Any, **named: Any) -> Any:
@@ -179,7 +181,7 @@ def test_killed_in_any_run_it_ends_in_the_same_bytes(
 def test_a_failed_run_is_kept_and_listed_and_stops_what_needs_it(
     clean: Root, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, real = settings(clean, tiny_model, barely=0.01, folder="failing", **FEW), study_run.train
+    config, real = settings(clean, tiny_model, barely=0.01, folder="failing", **FEW), loop.train
 
     def failing(manifest: Path, *given: Any) -> dict[str, Any]:
         if manifest.parent.name == "b-n40-s0":

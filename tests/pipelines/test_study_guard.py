@@ -1,4 +1,4 @@
-"""What a study asks before it starts, and of its claims: no evaluation picture in training, nothing changed in silence."""
+"""What a study asks before it starts: no evaluation picture in training, and claims whose edits are seen."""
 
 from __future__ import annotations
 

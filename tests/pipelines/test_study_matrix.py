@@ -105,14 +105,14 @@ MORE = {"name": "more", "weights": {"wit": 1}, "total": [2.0]}
         ("mixtures", [{"name": "x", "weights": {"flickr": 1}}], "flickr is none of the study's sources"),
         ("mixtures", [{"ratios": [0.5]}], "ratios are of two sources"),
         ("mixtures", [{"ratios": [0.5], "dirichlet": 3}], "give one of parts, weights, ratios"),
-        ("ensembles", [{"name": "x", "size": 0.3}], "ensemble-x-n1505-s0 needs the run yfcc-n266-s0, which no size"),
+        ("ensembles", [{"name": "x", "size": 0.3}], "ensemble-x-n1504-s0 needs the run yfcc-n266-s0, which no size"),
         ("ensembles", [{"name": "x", "weights": [1.0]}], "ensemble x: 1 weights for 6 sources"),
         ("train.batch", 256, "less than a batch of 256"),
         ("sources", ["wit", "wit"], "source wit is listed twice"),
     ],
 )
 def test_what_cannot_be_is_one_line(key: str, value: Any, says: str) -> None:
-    only = {"mixtures": [], "ensembles": [], "filters": []} if key != "train.batch" else {}
+    only: dict[str, Any] = {"mixtures": [], "ensembles": [], "filters": []} if key != "train.batch" else {}
     with pytest.raises(ConfigError) as error:
         expand(profile("toy", **{**only, key: value}), DEMO)
     assert says in str(error.value)
