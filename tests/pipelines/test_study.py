@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -15,6 +16,7 @@ from filters.errors import ConfigError, HeadwaterError
 from pipelines import study, study_run
 from pipelines.store.root import Root
 from pipelines.study_folder import StudyFolder
+from pipelines.study_set import swap_captions
 from tests.pipelines.studied import EACH, SOURCES, files, make_root, settings
 from trainer import loop
 
@@ -197,3 +199,26 @@ def test_a_failed_run_is_kept_and_listed_and_stops_what_needs_it(
     assert summary["flagged"] == {"a-n39-s0": ["barely converged"], "c-n40-s0": ["barely converged"]}
     assert sorted(summary["results"]) == ["a-n39-s0", "c-n40-s0"]
     assert study.run(config)["shards_done"] == 0
+
+
+def test_swapped_captions_are_the_same_captions_in_other_places() -> None:
+    captions = [f"caption {n}" for n in range(20)]
+    pool = pa.table({"uid": [str(n) for n in range(20)], "caption": captions})
+    found, swapped = swap_captions(pool, 0.3, seed=1)
+    assert swapped.sum() == 6
+    assert sorted(found["caption"].to_pylist()) == sorted(captions)
+    assert [a != b for a, b in zip(found["caption"].to_pylist(), captions, strict=True)] == swapped.tolist()
+    assert swap_captions(pool, 0.0, seed=1)[0].equals(pool)
+    assert not swap_captions(pool, 0.05, seed=1)[1].any()  # one caption has nowhere to go
+
+
+@pytest.mark.slow
+def test_on_ray_the_bytes_are_the_same(
+    done: tuple[Root, dict[str, Any]], tiny_model: Path, ray_session: None
+) -> None:
+    root = done[0]
+    study.run(settings(root, tiny_model, **RATES, folder="ray", local=False, **FEW))
+    ours, theirs = files(root, "ray"), files(root)
+    same = [name for name in ours if name in theirs and name not in ("runs.jsonl", "claims.json")]
+    assert len([name for name in same if name.endswith("run.json")]) == 5
+    assert [name for name in same if ours[name] != theirs[name]] == []
