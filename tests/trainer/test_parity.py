@@ -49,16 +49,23 @@ def take(step: TrainStep, peer: Peer, batch: Batch, number: int) -> tuple[float,
     return float(ours.loss), peer.train([(pixels, batch.tokens)], 1)[0]
 
 
-def compare_forced(model: open_clip.CLIP, loss: LossName, batches: list[Batch]) -> None:
-    """At each step both start from the reference's weights and optimiser state."""
+def compare_forced(model: open_clip.CLIP, loss: LossName, batches: list[Batch], floor: float = 0.0) -> None:
+    """At each step both start from the reference's weights and optimiser state.
+
+    Gradients may differ by 1e-4 of the reference's length, or of `floor` of the length of its first one if that is
+    more: next to a stationary point what is left of a gradient is the difference of larger numbers.
+    """
     step, peer = both(model, loss, [])
+    least = 0.0
     for number, batch in enumerate(batches):
         step.model.load_state_dict(peer.model.state_dict())
         if number:
             load_optimizer(step.optimizer, copy.deepcopy(peer.optimizer.state_dict()))
         ours, theirs = take(step, peer, batch, number)
         assert ours == pytest.approx(theirs, abs=1e-5), number
-        assert distance(gradient(step.model), gradient(peer.model)) < 1e-4, number
+        expected = gradient(peer.model)
+        least = least or floor * float(expected.norm())
+        assert float((gradient(step.model) - expected).norm()) < 1e-4 * max(float(expected.norm()), least), number
         assert step.optimizer.param_groups[0]["lr"] == pytest.approx(peer.optimizer.param_groups[0]["lr"])
         weights = [torch.cat([p.detach().flatten() for p in side.model.parameters()]) for side in (step, peer)]
         # A weight whose gradient is next to nothing moves by its sign, which rounding decides.
@@ -106,11 +113,16 @@ def test_fifty_steps_in_a_row_are_open_clips(kind: Kind, limit: float) -> None:
 @pytest.mark.parametrize("loss", ["clip", "siglip"])
 @pytest.mark.parametrize("name", ["ViT-B-32", "RN50"])
 def test_each_step_of_a_real_architecture_is_open_clips(name: str, loss: LossName) -> None:
-    """Widths, depths and vocabulary are the real ones; pictures are small."""
+    """Widths, depths and vocabulary are the real ones; pictures are small, and noise.
+
+    From noise nothing is learned: gradients shrink to a thousandth. At step 28 of ViT-B/32 with SigLIP, 0.034 long
+    after 27 at first, ours differs from one in 64 bits by 8e-5 of its length and open_clip's by 3e-5; at step 36 of
+    RN50 both do by 8e-4.
+    """
     torch.manual_seed(0)
     model = open_clip.create_model(name, load_weights=False, force_image_size=64, **initial_logits(loss))
     batches = [real_batch(model, 8, number) for number in range(STEPS)]
-    compare_forced(model, loss, batches)
+    compare_forced(model, loss, batches, floor=0.01)
 
 
 def real_batch(model: Any, count: int, seed: int) -> Batch:
