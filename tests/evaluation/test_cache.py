@@ -94,7 +94,7 @@ def test_the_picture_that_cannot_be_embedded_is_named(tiny: LoadedModel, tmp_pat
 
 
 def test_scores_of_a_method_are_made_once_for_what_they_follow_from(tiny: LoadedModel, tmp_path: Path) -> None:
-    cache, made = FeatureCache(tmp_path), []
+    cache, made = FeatureCache(tmp_path), list[int]()
 
     def make() -> np.ndarray:
         made.append(len(made))
