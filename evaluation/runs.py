@@ -1,0 +1,124 @@
+"""Runs of the source study: what each model was made from, and its figure on every single picture.
+
+Concepts are split once, by hash: what fits lines, chooses or advises looks at one half, what reports at the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from evaluation.accuracies import source_label
+from evaluation.results import ALL_CLASSES, Component, Result
+from filters.errors import InputError
+
+Floats = npt.NDArray[np.float64]
+Names = npt.NDArray[np.str_]
+Half = Literal["fit", "report"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pictures:
+    """One set's pictures in the order of their keys: `keys` and `concepts` [N], `values` float64 [N], the expected
+    k-way accuracies in 0 to 1."""
+
+    keys: Names
+    concepts: Names
+    values: Floats
+
+    def of(self, half: Half | None) -> Pictures:
+        """The pictures of one half of the concepts; all of them for None."""
+        if half is None:
+            return self
+        names, place = np.unique(self.concepts, return_inverse=True)
+        mine = np.array([half_of(str(name)) == half for name in names], bool)[place]
+        return Pictures(self.keys[mine], self.concepts[mine], self.values[mine])
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Run:
+    """One evaluated model. `group` is what it is one size or one seed of: a source, a mixture at given shares.
+
+    `pictures` by (set, classes): the shift `s` stands under (s, s), the reference on its classes under (reference,
+    s). `chance` by set. `same_family` are the sets that one of its sources was drawn by the artist of. `flags` are
+    words for the report, such as `barely converged`: a flagged run counts as any other.
+    """
+
+    run_id: str
+    kind: str
+    group: str
+    shares: Mapping[str, float]
+    n_total: int
+    seed: int | None
+    samples_seen: int | None
+    pictures: Mapping[tuple[str, str], Pictures]
+    chance: Mapping[str, float]
+    same_family: frozenset[str] = frozenset()
+    flags: frozenset[str] = frozenset()
+
+    @property
+    def cell(self) -> tuple[str, int, int | None]:
+        """What is the same for runs that differ in nothing but their seed."""
+        return self.group, self.n_total, self.samples_seen
+
+
+def half_of(concept: str) -> Half:
+    """The half of a concept, for ever: "report" where the first byte of the SHA-256 of its name (UTF-8) is odd."""
+    return "report" if hashlib.sha256(concept.encode()).digest()[0] & 1 else "fit"
+
+
+def run_of(result: Result, images: pa.Table, *, group: str | None = None, flags: Iterable[str] = ()) -> Run:
+    """A run from its line of a results file and the table of its pictures (schema `evaluation.results.IMAGES`).
+
+    `images` may hold other runs too. `group` is by default the run's sources with their shares, and its filter.
+    InputError where the table has no picture of the run, or one twice.
+    """
+    mine = images.filter(pc.equal(images["run_id"], result.run_id))
+    if not mine.num_rows:
+        raise InputError(f"{result.run_id}: the table of pictures has none of this run; evaluate it again")
+    sets = mine.group_by(["task", "concepts"]).aggregate([])
+    pairs = zip(sets["task"].to_pylist(), sets["concepts"].to_pylist(), strict=True)
+    return Run(
+        run_id=result.run_id,
+        kind=result.kind,
+        group=_group(result) if group is None else group,
+        shares=shares_of(result.components),
+        n_total=result.n_total,
+        seed=result.seed,
+        samples_seen=result.samples_seen,
+        pictures={pair: _pictures(result.run_id, mine, *pair) for pair in pairs},
+        chance={name: figure.chance for name, figure in result.eval.items()},
+        same_family=frozenset(name for name, figure in result.eval.items() if figure.same_family),
+        flags=frozenset(flags),
+    )
+
+
+def shares_of(components: Iterable[Component]) -> dict[str, float]:
+    """Each source's share of the samples; empty where nothing is known."""
+    counts: dict[str, int] = {}
+    for component in components:
+        counts[component.source] = counts.get(component.source, 0) + component.n
+    total = sum(counts.values())
+    return {source: n / total for source, n in sorted(counts.items()) if n} if total else {}
+
+
+def _group(result: Result) -> str:
+    """Filtered runs of one source are as many groups as there are filters."""
+    filtered = ", ".join(f"{name}={value}" for name, value in sorted((result.filter or {}).items()))
+    return f"{source_label(result)} ({filtered})" if filtered else source_label(result)
+
+
+def _pictures(run_id: str, table: pa.Table, task: str, concepts: str) -> Pictures:
+    part = table.filter(pc.and_(pc.equal(table["task"], task), pc.equal(table["concepts"], concepts))).sort_by("key")
+    keys, names = (np.asarray(part[column].to_pylist(), np.str_) for column in ("key", "concept"))
+    if (keys[1:] == keys[:-1]).any():
+        where = task if concepts in (task, ALL_CLASSES) else f"{task} on the classes of {concepts}"
+        raise InputError(f"{run_id}: {where}: picture {keys[1:][keys[1:] == keys[:-1]][0]} stands in its table twice")
+    return Pictures(keys, names, np.asarray(part["expected_accuracy"].to_numpy(), np.float64))
