@@ -60,7 +60,7 @@ class Game:
     @property
     def all(self) -> int:
         """The coalition of all sources."""
-        return 2 ** len(self.sources) - 1
+        return (1 << len(self.sources)) - 1
 
 
 @dataclass(frozen=True, slots=True)

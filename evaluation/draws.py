@@ -117,8 +117,8 @@ def panel_of(
     counts = (len(across.keys), len(up.keys))
     x, y = (to_axis(v.mean(axis=1), images=n) for v, n in zip((x_values, y_values), counts, strict=True))
     floor = _floor(drawn, cells, chance)
-    on_axis = [to_axis(np.clip(means, 0, 1), images=n) for means, n in zip(drawn, counts, strict=True)]
-    drawn_x, drawn_y, seeds_drawn = _with_seeds(x, y, *on_axis, cells, generator)
+    across_drawn, up_drawn = (to_axis(np.clip(means, 0, 1), images=n) for means, n in zip(drawn, counts, strict=True))
+    drawn_x, drawn_y, seeds_drawn = _with_seeds(x, y, across_drawn, up_drawn, cells, generator)
     return Panel(shift, reference, half, tuple(runs), x, y, drawn_x, drawn_y, floor, counts, chance, seeds_drawn)
 
 
@@ -175,7 +175,7 @@ def _averager(cells: Ints) -> Floats:
 def _floor(drawn: tuple[Floats, Floats], cells: Ints, chance: float) -> Bools:
     lows = [np.quantile(means @ _averager(cells).T, 0.025, axis=0) for means in drawn]
     touches = [[at_floor(Interval(float(low), 1.0), chance) for low in each] for each in lows]
-    return np.asarray(touches, bool).any(axis=0)
+    return np.asarray(np.any(touches, axis=0), bool)
 
 
 def _with_seeds(

@@ -150,4 +150,4 @@ def _common(lines: Mapping[str, SourceLine]) -> float | None:
         return sum(_covers(line, middle) for line in lines.values()), span[1] - span[0]
 
     low, high = max(ranges, key=covered)
-    return (low + high) / 2
+    return float(low + high) / 2
