@@ -153,7 +153,7 @@ def test_candidates() -> None:
 def test_the_halves_must_be_of_the_same_runs() -> None:
     choose, _ = halves()
     _, other = halves({name: LINES[name] for name in ("ant", "bee")})
-    fewer = Points(("ant",), *[getattr(other, n) for n in Points.__slots__[1:]])  # type: ignore[attr-defined]
+    fewer = Points(("ant",), *[getattr(other, n) for n in Points.__slots__[1:]])
     with pytest.raises(InputError, match="give the same runs for both"):
         propose("m", mediant, choose, fewer, Limits(total=4000))
 

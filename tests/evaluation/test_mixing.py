@@ -44,7 +44,7 @@ def test_planted_lines_are_found() -> None:
     for name, (slope, intercept) in LINES.items():
         line = lines[name]
         assert isinstance(line, SourceLine)
-        assert (line.line.slope, line.line.intercept) == (pytest.approx(slope, abs=1e-9), pytest.approx(intercept))
+        assert [line.line.slope, line.line.intercept] == pytest.approx([slope, intercept], abs=1e-9)
         low, high = np.quantile(line.slopes, [0.025, 0.975])
         assert low < slope < high
     assert line_of(panel(), "ant") != lines["bee"]

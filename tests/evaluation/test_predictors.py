@@ -42,7 +42,7 @@ def points(*extra: Run, mixing: float = 0.0, noise: float = 0.0) -> Points:
 
 
 def proportion(shares: np.ndarray, total: int) -> float:
-    return sum(p * (m * x_of(total) + b) for p, (m, b) in zip(shares, LINES.values(), strict=True))
+    return sum(float(p) * (m * x_of(total) + b) for p, (m, b) in zip(shares, LINES.values(), strict=True))
 
 
 def test_points_are_cells() -> None:
