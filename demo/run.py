@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 import pyarrow as pa
 from pydantic import Field
 
-from demo import web
+from demo import attributions, map_tests, web
 from demo.compare import compare
 from demo.corpus import STYLES
 from demo.evalsets import LABELS, REFERENCE, write_eval_sets
@@ -31,7 +31,7 @@ from demo.web_record import SOURCES, STYLE_OF
 from evaluation.methods import TestTime
 from evaluation.results import Result
 from filters.errors import InputError
-from pipelines import build_mix, dedupe, download, evaluate, index, ingest, report, score, signals, train
+from pipelines import attribute, build_mix, dedupe, download, evaluate, index, ingest, report, score, signals, train
 from pipelines.config import JobConfig, load_config
 from pipelines.job import job_main, run_recorded, say
 from pipelines.report import Findings, all_results
@@ -43,7 +43,9 @@ HERE = Path(__file__).parent
 MARK = "demo.json"
 CLUSTERS = 500  # of embeddings, for a demo of the full size
 SEMANTIC = 0.005  # 1 − cosine of semantic duplicates; beyond it the small scorer takes clocks for one another
-Until = Literal["download", "score", "signals", "dedupe", "study", "compare", "mix", "train", "evaluate", "report"]
+Until = Literal[
+    "download", "score", "signals", "dedupe", "study", "compare", "mix", "train", "evaluate", "attribute", "report"
+]
 SUMMARY = (
     "Six sources were downloaded over HTTP from a web that plants faults, scored, cleared of duplicates and mixed; a "
     "small CLIP model was trained on each mixture and on each source alone, and tested on emoji styles it never saw. "
@@ -70,8 +72,8 @@ class DemoConfig(JobConfig):
     samples_per_shard: int = Field(125, ge=1, description="input rows a shard")
     until: Until = Field(
         "report",
-        description="last stage to run: download, score, signals, dedupe, study, compare, mix, train, evaluate or "
-        "report",
+        description="last stage to run: download, score, signals, dedupe, study, compare, mix, train, evaluate, "
+        "attribute or report",
     )
     samples_seen: int | None = Field(None, ge=1, description="training pairs a model; the recipe's if not given")
     methods: list[str] = Field(["umfc", "tpt"], description="test-time methods for the even mixture's model")
@@ -236,6 +238,13 @@ def _evaluate(config: DemoConfig) -> None:
         _job("evaluate", job.model_copy(update=changes), evaluate.run)
 
 
+def _attribute(config: DemoConfig) -> None:
+    """What the scorer's matches rest on: of ten pairs, and of pictures where it is known."""
+    root = Root(config.root)
+    _job("attribute", attributions.job(root, config.seed), attribute.run)
+    map_tests.write_map_tests(root, config.seed, config.rows / FULL_ROWS)
+
+
 def _report(config: DemoConfig) -> None:
     """Compare once more, with the figures of all models, and write the page."""
     _compare(config)
@@ -247,6 +256,8 @@ def _report(config: DemoConfig) -> None:
             style: report.TaskLabel(label=LABELS[style], role=STYLES[style].role, family=STYLES[style].family)
             for style in LABELS
         },
+        attributions=attributions.drawn(root, config.seed), attributions_note=attributions.CHOICE,
+        map_tests=str(root.local(map_tests.FILE)),
         credits=[f"{style.name}: {style.attribution}" for style in STYLES.values()],
     ), report.run)  # fmt: skip
 
@@ -270,6 +281,7 @@ STAGES: dict[str, Callable[[DemoConfig], None]] = {
     "mix": _mix,
     "train": _train,
     "evaluate": _evaluate,
+    "attribute": _attribute,
     "report": _report,
 }
 

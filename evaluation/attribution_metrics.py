@@ -174,7 +174,12 @@ def box_masks(boxes: Sequence[Sequence[Box]], size: tuple[int, int]) -> torch.Te
 
 
 def pointing_game(maps: torch.Tensor, targets: torch.Tensor, tolerance: int = 0) -> float:
-    """Share of maps [P, H, W] whose highest pixel is in its target (bool [P, H, W]), or within `tolerance` pixels.
+    """Share of maps [P, H, W] whose highest pixel is in its target (bool [P, H, W]), or within `tolerance` pixels."""
+    return float(on_target(maps, targets, tolerance).float().mean())
+
+
+def on_target(maps: torch.Tensor, targets: torch.Tensor, tolerance: int = 0) -> torch.Tensor:
+    """Whether each map's highest pixel is in its target or within `tolerance` pixels, as `pointing_game`; bool [P].
 
     The distance is the larger one of rows and columns. A map without a peak, being constant, misses.
     """
@@ -184,7 +189,7 @@ def pointing_game(maps: torch.Tensor, targets: torch.Tensor, tolerance: int = 0)
         near = functional.max_pool2d(near, 2 * tolerance + 1, stride=1, padding=tolerance)
     flat = maps.flatten(1)
     hit = near.flatten(1).gather(1, flat.argmax(1, keepdim=True))[:, 0] > 0
-    return float((hit & (flat.amax(1) > flat.amin(1))).float().mean())
+    return hit & (flat.amax(1) > flat.amin(1))
 
 
 def intersection_over_union(maps: torch.Tensor, targets: torch.Tensor, threshold: float = 0.5) -> Values:

@@ -12,6 +12,7 @@ from evaluation.accuracies import ModelScores, from_results, read_csv
 from evaluation.formats import (
     CLIP_BENCHMARK_NAME,
     EVAL_RESULTS,
+    RETRIEVAL,
     Row,
     clip_benchmark_name,
     clip_benchmark_record,
@@ -48,6 +49,18 @@ def rows_of(results: Sequence[Result]) -> list[Row]:
                 n=figure.n,
             )
             found.append(row)
+        found += [
+            Row(
+                model=result.run_id,
+                source=scores.source,
+                dataset=name,
+                metrics=figures.metrics,
+                task=RETRIEVAL,
+                size=scores.size,
+                n=figures.n,
+            )
+            for name, figures in result.retrieval.items()
+        ]
     return found
 
 

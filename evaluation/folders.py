@@ -16,17 +16,19 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import open_clip
-from numpy.typing import NDArray
 
 from evaluation.images import FileImages
 from evaluation.pictures import SUFFIXES
 from evaluation.tasks import Task
+from evaluation.wds import read_lines
 from filters.errors import InputError
 from trainer.images import decode_rgb
 
 Variant: TypeAlias = Literal["val", "v2", "r", "a", "sketch"]
 Templates: TypeAlias = Literal["openai80", "simple7", "single"]
 DOMAINS = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
+Protocol: TypeAlias = Literal["objectnet_names", "objectnet_imagenet_ids"]
+_ALIKE = 0.9
 _BORDER = 2  # red pixels around each of ObjectNet's pictures, which must not be used
 _SHOWN = 3  # names in a line about several
 
@@ -61,7 +63,7 @@ def class_folders(
     paths: list[Path] = []
     labels: list[int] = []
     for label, key in enumerate(classes):
-        found = sorted(p for p in (folder / key).rglob("*") if p.suffix.lower().removeprefix(".") in SUFFIXES)
+        found = sorted(p for p in (folder / key).rglob("[!.]*") if p.suffix.lower().removeprefix(".") in SUFFIXES)
         if not found:
             raise InputError(f"{folder / key} holds no pictures; expected files that end in {', '.join(SUFFIXES)}")
         paths += found
@@ -76,64 +78,111 @@ def class_folders(
     )
 
 
-def any_folder(folder: Path, prompts: Sequence[str]) -> Task:
-    """A folder of class folders, whose names, with spaces for underscores, are the classes'."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; it has one folder a class in it")
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(names) < 2:
-        raise InputError(f"{folder} has {len(names)} class folders; a set needs two or more")
-    return class_folders(folder, {name: name.replace("_", " ") for name in names}, prompts, folder.name)
+def any_folder(
+    folder: Path, prompts: Sequence[str], name: str | None = None, names: Mapping[str, str] | None = None
+) -> Task:
+    """A folder of class folders; `names` maps these to the classes' names, and no others may be there.
+
+    Without `names`, folders that are all ImageNet's wnids have ImageNet's names, and others their own, with spaces
+    for underscores.
+    """
+    name = name or folder.name
+    if names is None:
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder; it has one folder a class in it")
+        there = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        if len(there) < 2:
+            raise InputError(f"{folder} has {len(there)} class folders; a set needs two or more")
+        known = {row["wnid"]: row["name"] for row in _imagenet()}
+        if all(one in known for one in there):
+            task = class_folders(folder, {one: known[one] for one in there}, prompts, name)
+            return replace(task, ids=there)
+        names = {one: one.replace("_", " ") for one in there}
+    return class_folders(folder, names, prompts, name)
 
 
-def imagenet(folder: Path, variant: Variant, prompts: Templates = "openai80") -> Task:
+def imagenet(folder: Path, variant: Variant, prompts: Sequence[str], name: str | None = None) -> Task:
     """ImageNet's validation set or one of its relatives, with the curated class names that open_clip ships.
 
     Folders are named by wnid; those of V2 by label, 0 to 999. R and A have 200 of the classes: no others are scored.
     """
-    rows = _table("imagenet_classes.csv")
-    subset = {"r": "in_r", "a": "in_a"}.get(variant)
-    kept = [row for row in rows if subset is None or row[subset] == "1"]
-    key = "label" if variant == "v2" else "wnid"
-    classes = {row[key]: open_clip.IMAGENET_CLASSNAMES[int(row["label"])] for row in kept}
-    name = "imagenet1k" if variant == "val" else f"imagenet_{variant}"
-    return class_folders(folder, classes, templates(prompts), name)
+    rows = _imagenet(variant)
+    classes = {row["label" if variant == "v2" else "wnid"]: row["name"] for row in rows}
+    own = "imagenet1k" if variant == "val" else f"imagenet_{variant}"
+    return replace(class_folders(folder, classes, prompts, name or own), ids=[row["wnid"] for row in rows])
 
 
-def objectnet(folder: Path, prompts: Templates = "openai80") -> Task:
-    """ObjectNet's 113 classes that ImageNet has too, by ObjectNet's own names, the pictures' borders cut off.
+def imagenet_ids(classnames: Sequence[str]) -> list[str]:
+    """The wnids of a list of names that is one of ImageNet's family's; of another list none.
 
-    This is the protocol `objectnet_names`, CLIP_benchmark's; the other folders of ObjectNet are left alone. For the
-    other protocol see `objectnet_by_imagenet`.
+    Lists of the same classes differ in a few names between tools: nine in ten must stand where they do here.
     """
-    classes = {row["folder"]: row["name"] for row in _table("objectnet_classes.csv")}
-    task = class_folders(folder, classes, templates(prompts), "objectnet", exact=False)
+    for rows in (_imagenet(), _imagenet("r"), _imagenet("a"), _objectnet()):
+        if len(rows) == len(classnames):
+            equal = sum(row["name"] == name for row, name in zip(rows, classnames, strict=True))
+            if equal >= _ALIKE * len(rows):
+                return [row["wnid"] for row in rows]
+    return []
+
+
+def objectnet(
+    folder: Path, prompts: Sequence[str], name: str = "objectnet", protocol: Protocol = "objectnet_names"
+) -> Task:
+    """ObjectNet's 113 classes that ImageNet has too, the pictures' borders cut off; its other folders are left alone.
+
+    Under `objectnet_names`, as in CLIP_benchmark, the text tower is asked for ObjectNet's own names; under
+    `objectnet_imagenet_ids` for those of the 125 ImageNet classes that map to these, and a class has the best of its
+    scores.
+    """
+    rows = _objectnet()
+    task = class_folders(folder, {row["folder"]: row["name"] for row in rows}, prompts, name, exact=False)
     assert isinstance(task.images, FileImages)
     task.images.change = without_border
-    return task
+    known = {row["wnid"]: row["name"] for row in _imagenet()}
+    ids = [row["wnid"] for row in rows]
+    by_imagenet = [[known[wnid] for wnid in one.split("+")] for one in ids]
+    synonyms = by_imagenet if protocol == "objectnet_imagenet_ids" else []
+    return replace(task, ids=ids, synonyms=synonyms, protocol=protocol)
 
 
-def objectnet_by_imagenet(similarity: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scores [N, 113] of ObjectNet's classes from [N, 1000] of ImageNet's: the highest of those that map to each.
-
-    This is the protocol `objectnet_imagenet_ids`; nine classes map to several of the 125 that are used.
-    """
-    if similarity.ndim != 2 or similarity.shape[1] != 1000:
-        raise InputError(f"objectnet by ImageNet's classes: scores are {similarity.shape}, expected [N, 1000]")
-    label = {row["wnid"]: int(row["label"]) for row in _table("imagenet_classes.csv")}
-    groups = [[label[wnid] for wnid in row["imagenet_wnids"].split(";")] for row in _table("objectnet_classes.csv")]
-    return np.stack([similarity[:, group].max(axis=1) for group in groups], axis=1)
-
-
-def domainnet(folder: Path, prompts: Templates = "single") -> list[Task]:
-    """DomainNet's six domains, each a folder of the same class folders, as six sets `domainnet_<domain>`."""
+def domainnet(folder: Path, prompts: Sequence[str], name: str = "domainnet") -> list[Task]:
+    """DomainNet's six domains, each a folder of the same class folders, as six sets `<name>_<domain>`."""
     first = folder / DOMAINS[0]
     if not first.is_dir():
         raise InputError(f"{folder} has no folder {DOMAINS[0]}; DomainNet has {', '.join(DOMAINS)}")
     names = sorted(path.name for path in first.iterdir() if path.is_dir())
-    classes = {name: name.replace("_", " ") for name in names}
-    sets = [class_folders(folder / d, classes, templates(prompts), f"domainnet_{d}") for d in DOMAINS]
+    classes = {one: one.replace("_", " ") for one in names}
+    sets = [class_folders(folder / domain, classes, prompts, f"{name}_{domain}") for domain in DOMAINS]
     return [replace(task, domain=domain) for task, domain in zip(sets, DOMAINS, strict=True)]
+
+
+def read_names(path: Path) -> dict[str, str]:
+    """Class folders and their classes' names: lines `folder<tab>name`, or plain names for folders 0, 1, 2, ...
+
+    InputError, with the line, for a file that is neither.
+    """
+    lines = read_lines(path)
+    pairs = [line.split("\t") if "\t" in line else [str(number), line] for number, line in enumerate(lines)]
+    found: dict[str, str] = {}
+    for number, pair in enumerate(pairs):
+        if len(pair) != 2 or not all(part.strip() for part in pair) or ("\t" in lines[number]) != ("\t" in lines[0]):
+            raise InputError(f"{path}: line {number + 1} is not `folder<tab>name`, nor are all lines plain names")
+        if pair[0].strip() in found:
+            raise InputError(f"{path}: line {number + 1} names folder {pair[0].strip()} once more")
+        found[pair[0].strip()] = pair[1].strip()
+    return found
+
+
+def read_templates(path: Path) -> list[str]:
+    """Prompts, one a line, with {c} for the class; InputError for one without."""
+    return checked_templates(read_lines(path), str(path))
+
+
+def checked_templates(lines: Sequence[str], where: str) -> list[str]:
+    """`lines`, if each has {c} in it; InputError saying `where` they are from."""
+    if bad := [line for line in lines if "{c}" not in line]:
+        raise InputError(f"{where}: {bad[0]!r} has no {{c}} where the class name belongs")
+    return list(lines)
 
 
 def without_border(data: bytes) -> bytes:
@@ -146,6 +195,19 @@ def without_border(data: bytes) -> bytes:
     box = (_BORDER, _BORDER, width - _BORDER, height - _BORDER)
     image.crop(box).save(out, "PNG", compress_level=1)
     return out.getvalue()
+
+
+def _imagenet(variant: Variant = "val") -> list[dict[str, str]]:
+    """A variant's classes: `label`, `wnid` and `name`, in order of the labels."""
+    subset = {"r": "in_r", "a": "in_a"}.get(variant)
+    rows = [row for row in _table("imagenet_classes.csv") if subset is None or row[subset] == "1"]
+    return [{**row, "name": open_clip.IMAGENET_CLASSNAMES[int(row["label"])]} for row in rows]
+
+
+def _objectnet() -> list[dict[str, str]]:
+    """ObjectNet's classes that ImageNet has: `folder`, `name`, and `wnid`, several joined by `+`."""
+    rows = _table("objectnet_classes.csv")
+    return [{**row, "wnid": row["imagenet_wnids"].replace(";", "+")} for row in rows]
 
 
 def _table(name: str) -> list[dict[str, str]]:

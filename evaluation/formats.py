@@ -19,7 +19,7 @@ from filters.errors import InputError
 SHIFTS = ("imagenet_sketch", "imagenetv2", "imagenet-a", "imagenet-o", "imagenet-r", "objectnet")  # DataComp's group
 TASKS = 38  # that DataComp's average needs, no more and no fewer
 EVAL_RESULTS = "eval_results.jsonl"  # DataComp's name of its file, which lies in a folder a model
-ZERO_SHOT = "zeroshot_classification"  # CLIP_benchmark's name of the task
+ZERO_SHOT, RETRIEVAL = "zeroshot_classification", "zeroshot_retrieval"  # CLIP_benchmark's names of the tasks
 CLIP_BENCHMARK_NAME = "{dataset}_{pretrained}_{model}_{language}_{task}.json"
 _BESIDE = ("dataset", "model", "pretrained", "task", "language", "model_fullname")  # metrics in its table
 _OLDER = {"retrieval/flickr30k": "mean_recall@1"}

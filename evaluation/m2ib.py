@@ -11,8 +11,9 @@ What comes before the bottleneck, and the other side, is computed once; pairs ar
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ from trainer.texts import encode_cut, length_chunks, text_lengths
 INITIAL_ALPHA = 5.0
 # Tokens of all samples of the pairs in one pass. Larger passes are no faster and hold more.
 MOST_TOKENS = 8192
+# Positions of pairs, and their capacity, alpha and losses.
+_Found: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,20 +96,12 @@ def attribute(
     _check_pairs(images, tokens)
     search = _Search(beta, steps, samples, lr)
     _check_search(search, side)
-    height, width = _map_size(size, images)
-    if any(isinstance(module, PackedLinear) for module in model.modules()):
-        raise ModelError("the model is packed for inference and has no gradients; load it anew")
-    weight = next(model.parameters())
-    images = images.detach().to(weight.device, next(model.visual.parameters()).dtype, copy=images.is_inference())
-    tokens = tokens.to(weight.device, copy=tokens.is_inference())
+    shape = _map_size(size, images)
+    images, tokens = _on_device(model, images, tokens)
     with frozen(model):
         layer = check_layer(model, side, layer)
         source = _Noise(noise, generator, search, len(images))
-        found = []
-        for group, site, target in _groups(model, images, tokens, side, layer, samples):
-            found.append((group, *_descend(site, target, source.of(group, site), search)))
-            grid = site.grid
-        source.finish()
+        found, grid = _search_all(_groups(model, images, tokens, side, layer, samples), source, search)
     capacity, alpha, losses = _gathered(found)
     bad = ~(torch.isfinite(capacity).flatten(1).all(1) & torch.isfinite(losses).flatten(1).all(1))
     if bad.any():
@@ -115,10 +110,32 @@ def attribute(
             "try the model in fp32, or check its weights"
         )
     if side == "image":
-        shown = _image_map(capacity.sum(-1), grid or (1, 1), (height, width))
+        shown = _image_map(capacity.sum(-1), grid, shape)
     else:
         shown = _text_map(capacity.sum(-1), torch.from_numpy(text_lengths(model, tokens)), tokens.shape[1])
     return Attribution(shown, capacity, alpha, losses)
+
+
+def _on_device(model: ClipModel, images: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The pairs where the model is and as its image tower takes them; ModelError for a model without gradients."""
+    if any(isinstance(module, PackedLinear) for module in model.modules()):
+        raise ModelError("the model is packed for inference and has no gradients; load it anew")
+    device, dtype = next(model.parameters()).device, next(model.visual.parameters()).dtype
+    # Tensors made in inference mode can take no part in what has gradients.
+    images = images.detach().to(device, dtype, copy=images.is_inference())
+    return images, tokens.to(device, copy=tokens.is_inference())
+
+
+def _search_all(
+    groups: Iterable[tuple[torch.Tensor, Site, torch.Tensor]], source: _Noise, search: _Search
+) -> tuple[list[_Found], tuple[int, int]]:
+    """What is found for each group of pairs, and the grid of their tokens, (1, 1) where there is none."""
+    found, grid = [], None
+    for group, site, target in groups:
+        found.append((group, *_descend(site, target, source.of(group, site), search)))
+        grid = site.grid
+    source.finish()
+    return found, grid or (1, 1)
 
 
 def _groups(
@@ -222,9 +239,7 @@ class _Noise:
         return torch.randn(self._samples, count, width, generator=copy, device=copy.device)
 
 
-def _gathered(
-    found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]],
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _gathered(found: list[_Found]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Capacity, alpha and losses of all groups in the order of the pairs, shorter texts filled up with zeros."""
     longest = max(capacity.shape[1] for _, capacity, _, _ in found)
     back = torch.cat([group for group, *_ in found]).argsort()

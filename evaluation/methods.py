@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Literal, Self, TypeAlias
 
@@ -10,17 +11,21 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from evaluation.cache import FeatureCache
+from evaluation.classes import by_class, head_names
+from evaluation.embeddings import Embeddings, ModelEmbeddings
 from evaluation.prompts import class_prompts
 from evaluation.tasks import Task
 from evaluation.tpt import Tuner
 from evaluation.tpt_views import AUGMIX, views
 from evaluation.umfc import Calibrator
-from evaluation.zeroshot import Features, heads, logit_scale, zero_shot
+from evaluation.zeroshot import Features, similarities
 from filters.errors import InputError, ModelError
 from trainer.model import LoadedModel
 
 Method: TypeAlias = Literal["zero_shot", "tpt", "umfc"]
+
+# Pictures that are tuned together know nothing of each other, but rounding may.
+_OF_TPT = {"views", "keep", "steps", "augmix", "pictures", "seed"}
 
 
 class TestTime(BaseModel):
@@ -48,49 +53,62 @@ class TestTime(BaseModel):
         return self
 
 
-def scores_of(
-    method: Method, loaded: LoadedModel, tasks: Sequence[Task], settings: TestTime, cache: FeatureCache
-) -> dict[str, Features]:
+def scores_of(method: Method, source: Embeddings, tasks: Sequence[Task], settings: TestTime) -> dict[str, Features]:
     """Scores float32 [N, C] of each set's pictures for its classes, by the set's name.
 
     `zero_shot` and `umfc` use each set's templates; UMFC clusters the pictures of all sets together, without their
     labels (the transductive setting). `tpt` has its own prompt, "a photo of a {class}.", and tunes it for each
-    picture by itself. Raises what the method raises: InputError, ModelError.
+    picture by itself: InputError where there are embeddings and no model. Raises what the method raises: InputError,
+    ModelError.
     """
-    if method == "zero_shot":
-        return dict(zip([task.name for task in tasks], zero_shot(loaded, tasks, cache=cache), strict=True))
+    if method == "tpt":
+        return {task.name: by_class(task, _tuned(source, task, settings)) for task in tasks}
+    features = [source.images(task) for task in tasks]
+    classify: Callable[[Features, Features], Features] = similarities
     if method == "umfc":
-        return _umfc(loaded, tasks, settings, cache)
-    return {task.name: _tpt(loaded, task, settings) for task in tasks}
-
-
-def scale_of(method: Method, loaded: LoadedModel) -> float:
-    """What makes logits of a method's scores: `zero_shot` gives cosines, the others logits."""
-    return logit_scale(loaded) if method == "zero_shot" else 1.0
-
-
-def _umfc(loaded: LoadedModel, tasks: Sequence[Task], settings: TestTime, cache: FeatureCache) -> dict[str, Features]:
-    features = [cache.images(loaded, task) for task in tasks]
-    calibrator = Calibrator(
-        settings.clusters,
-        rule=settings.rule,
-        alpha=settings.alpha,
-        beta=settings.beta,
-        scale=logit_scale(loaded),
-        seed=settings.seed,
-    )
-    calibrator.fit(np.concatenate(features))
-    made = heads(loaded, tasks)
+        calibrator = Calibrator(
+            settings.clusters,
+            rule=settings.rule,
+            alpha=settings.alpha,
+            beta=settings.beta,
+            scale=source.scale,
+            seed=settings.seed,
+        )
+        classify = calibrator.fit(np.concatenate(features)).predict
     found = {}
-    for task, rows, head in zip(tasks, features, made, strict=True):
+    for task, rows, head in zip(tasks, features, source.heads(tasks), strict=True):
         with _naming(task.name):
-            found[task.name] = calibrator.predict(rows, head)
+            found[task.name] = by_class(task, classify(rows, head))
     return found
+
+
+def prepare(methods: Sequence[Method], source: Embeddings, task: Task, settings: TestTime) -> None:
+    """Do for one set what takes time, so that `scores_of` finds it in the model's cache; raises the same errors."""
+    if set(methods) - {"tpt"}:
+        source.images(task)
+    if "tpt" in methods:
+        _tuned(source, task, settings)
+
+
+def scale_of(method: Method, source: Embeddings) -> float:
+    """What makes logits of a method's scores: `zero_shot` gives cosines, the others logits."""
+    return source.scale if method == "zero_shot" else 1.0
+
+
+def _tuned(source: Embeddings, task: Task, settings: TestTime) -> Features:
+    """TPT's logits float32 [N, H] for the set's H names, from the cache if they are there."""
+    if not isinstance(source, ModelEmbeddings):
+        raise InputError("tpt tunes a model's prompt on pictures; saved embeddings have neither model nor pictures")
+    names = head_names(task)
+    about = hashlib.sha256(f"{settings.model_dump_json(include=_OF_TPT)}{names}".encode()).hexdigest()[:16]
+    return source.cache.scores(
+        source.loaded, task, len(names), f"tpt-{about}", lambda: _tpt(source.loaded, task, settings)
+    )
 
 
 def _tpt(loaded: LoadedModel, task: Task, settings: TestTime) -> Features:
     with _naming(task.name):
-        prompts = class_prompts(loaded.tokenizer, task.classnames)
+        prompts = class_prompts(loaded.tokenizer, head_names(task))
         tuner = Tuner(loaded.model, prompts.tokens, context_length_tokens=prompts.context)
     found = []
     for start in range(0, len(task.images), settings.pictures):

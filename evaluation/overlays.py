@@ -19,6 +19,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.patches import Rectangle
 from open_clip.tokenizer import SimpleTokenizer
 
 from filters.errors import InputError
@@ -38,7 +39,7 @@ _FONTS = (
     "Noto Sans",
 )
 _BOX = "\u25a1"  # in place of a character that no font has
-_WIDTH, _SIDE, _LINE = 8.6, 3.9, 0.36  # inches: of the picture, of its panels, of a line of the caption
+_WIDTH, _SIDE, _LINE = 7.2, 3.2, 0.36  # inches: of the picture, of its panels, of a line of the caption
 
 
 class Piece(NamedTuple):
@@ -179,17 +180,14 @@ def _words(figure: Figure, lines: Sequence[Sequence[tuple[Piece, float, float]]]
         base = top - _LINE * (number + 1) + 0.06
         for piece, left, width in line:
             colour = SCALE(piece.value)
-            ground = figure.add_axes((left / _WIDTH, base / high, width / _WIDTH, 0.29 / high))
-            ground.set_facecolor(colour)
-            ground.set_xticks([])
-            ground.set_yticks([])
-            for spine in ground.spines.values():
-                spine.set_color("#d8d8d8")
-                spine.set_linewidth(0.6)
+            figure.add_artist(Rectangle(
+                (left / _WIDTH, base / high), width / _WIDTH, 0.29 / high, facecolor=colour, edgecolor="#d8d8d8",
+                linewidth=0.6, transform=figure.transFigure,
+            ))  # fmt: skip
             dark = float(np.dot(colour[:3], (0.299, 0.587, 0.114))) < 0.55
-            ground.text(
-                0.5, 0.46, piece.text, ha="center", va="center", fontsize=12,
-                color="white" if dark else _INK, transform=ground.transAxes,
+            figure.text(
+                (left + width / 2) / _WIDTH, (base + 0.134) / high, piece.text, ha="center", va="center",
+                fontsize=12, color="white" if dark else _INK,
             )  # fmt: skip
 
 

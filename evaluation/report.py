@@ -13,6 +13,7 @@ import jinja2
 from evaluation import report_plots as plots
 from evaluation.report_data import (
     Account,
+    Measured,
     MethodFigure,
     Mixture,
     MixtureSource,
@@ -27,7 +28,7 @@ from evaluation.results import Figure, Result
 from filters.errors import InputError
 from trainer.images import decode_rgb
 
-_THUMBNAIL = 128
+_THUMBNAIL, _WIDE = 128, 1040  # pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def render_report(data: ReportData, out: Path) -> Path:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(percent=percent, points=points, count=count, span=span, seconds=seconds)
-    environment.filters["thumbnail"] = thumbnail
+    environment.filters.update(thumbnail=thumbnail, wide=wide)
     reference, shifts = (data.tasks[0], data.tasks[1:]) if data.tasks else (None, [])
     drawn = [shift for shift in shifts if any(shift.name in result.eval for result in data.results)]
     page = environment.get_template("report.html.j2").render(
@@ -242,7 +243,7 @@ def points(value: float) -> str:
     return f"{value * 100:+.1f}".replace("-", "\u2212")
 
 
-def span(figure: Figure) -> str:
+def span(figure: Figure | Measured) -> str:
     """A figure's interval in percent."""
     return f"{percent(figure.low)} to {percent(figure.high)}"
 
@@ -260,11 +261,20 @@ def seconds(value: float) -> str:
 
 def thumbnail(picture: Picture) -> str:
     """A data URI of the picture, at most 128 pixels a side, as WebP."""
+    return _webp(picture, _THUMBNAIL)
+
+
+def wide(picture: Picture) -> str:
+    """The same of a figure that is to be read, at most 1,040 pixels a side."""
+    return _webp(picture, _WIDE)
+
+
+def _webp(picture: Picture, side: int) -> str:
     try:
-        small = decode_rgb(picture.image, _THUMBNAIL)
+        small = decode_rgb(picture.image, side)
     except InputError as error:
         raise InputError(f"the sample picture {picture.caption!r}: {error}") from error
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    small.thumbnail((side, side))
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=85)
     return _uri(buffer.getvalue(), "webp")

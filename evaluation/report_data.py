@@ -6,6 +6,7 @@ Every section but the title may be left empty, and is then left out of the page.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from evaluation.results import Result
 
@@ -189,6 +190,37 @@ class Study:
         return [sum(x.recall[i] * x.copies for x in counted) / total for i in range(len(self.thresholds))]
 
 
+class Measured(NamedTuple):
+    """A figure with its 95 % interval, as a share."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class MapLine:
+    """How often maps of some kind have their peak on what decides (`pointing`), and their mean IoU with it.
+
+    `first_more` is how many more peaks of the first kind are there, pair by pair; None of that kind itself.
+    """
+
+    label: str
+    pictures: int
+    pointing: Measured
+    overlap: Measured
+    first_more: Measured | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MapTest:
+    """Do attribution maps find what is known to decide? Each kind of map is a line."""
+
+    title: str
+    note: str
+    lines: list[MapLine]
+
+
 @dataclass(frozen=True, slots=True)
 class Picture:
     """One encoded picture (WebP, PNG or JPEG) with its caption and a small note under it."""
@@ -236,6 +268,10 @@ class ReportData:
     overlaps: list[Tally] = field(default_factory=list)
     near_duplicates: Study | None = None
     galleries: list[Gallery] = field(default_factory=list)
+    attributions: list[Picture] = field(default_factory=list)
+    attributions_note: str = ""
+    map_tests: list[MapTest] = field(default_factory=list)
+    map_examples: Picture | None = None
     stages: list[StageTime] = field(default_factory=list)
     credits: list[str] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)

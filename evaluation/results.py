@@ -103,6 +103,16 @@ class SetResult(Figure):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RetrievalResult:
+    """Recall on a set of `n` pictures with `captions`, under CLIP_benchmark's names, 0 to 1, with 95 % intervals."""
+
+    n: int
+    captions: int
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunInfo:
     """What is known of a model before it is evaluated: its data and its training."""
 
@@ -135,6 +145,7 @@ class Result(RunInfo):
 
     eval: dict[str, SetResult]
     per_domain: list[Part] = field(default_factory=list)
+    retrieval: dict[str, RetrievalResult] = field(default_factory=dict)
 
 
 _RESULT = TypeAdapter(Result)

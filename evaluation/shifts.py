@@ -7,8 +7,8 @@ of the intersection and stays comparable between intersections of different size
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,8 +18,9 @@ from evaluation import metrics
 from evaluation.breakdown import parts
 from evaluation.cache import FeatureCache
 from evaluation.calibration import expected_calibration_error
+from evaluation.classes import shared_classes, subset
 from evaluation.results import ALL_CLASSES, IMAGES, Figure, Part, Result, RunInfo, SetResult
-from evaluation.tasks import Task, shared_classes, subset
+from evaluation.tasks import Task
 from evaluation.zeroshot import Features, logit_scale, template_hash, zero_shot
 from filters.errors import InputError
 from trainer.model import LoadedModel
@@ -75,12 +76,15 @@ def evaluate_similarities(
     *,
     protocol: Protocol | None = None,
     scale: float = 100.0,
+    alone: Collection[str] = (),
 ) -> Evaluation:
     """Figures from similarities [N, C] by task name, however they were made (one model, an ensemble, a tuned prompt).
 
     `scale` times a similarity is a logit, for the calibration error alone: a model's logit scale where these are
-    cosines, 1 where they are logits. InputError for an unknown reference, two tasks of one name, fewer shared classes
-    than the protocol's k, and similarities of another shape or that are not numbers.
+    cosines, 1 where they are logits. Sets named in `alone` are no shifts: they are scored by themselves among all of
+    their classes, where these are fewer than the protocol's k as many ways as there are classes. InputError for an
+    unknown reference, two tasks of one name, fewer shared classes than the protocol's k, and similarities of another
+    shape or that are not numbers.
     """
     _check(tasks, reference)
     protocol = protocol or Protocol()
@@ -89,7 +93,13 @@ def evaluate_similarities(
     own = {base.name: score(base, base.classnames, ALL_CLASSES)}
     sets = {base.name: _set_result(run, base, own[base.name], protocol, None)}
     for task in tasks:
-        if task is not base:
+        if task is not base and task.name in alone:
+            fitting = replace(protocol, ways=min(protocol.ways, len(task.classnames)))
+            by_itself = _Scorer(run, scores, fitting, scale)
+            own[task.name] = by_itself(task, task.classnames, ALL_CLASSES)
+            sets[task.name] = _set_result(run, task, own[task.name], fitting, None)
+            score.tables += by_itself.tables
+        elif task is not base:
             names = shared_classes(base, task)
             same = score(base, names, task.name).figure
             own[task.name] = score(task, names, task.name)
@@ -128,10 +138,10 @@ class _Scorer:
         if not np.isfinite(whole).all():
             raise InputError(f"{task.name}: similarities are not all finite numbers; look for NaN in the embeddings")
         part = subset(task, names)
-        scores = whole[np.ix_(part.pictures, part.classes)]
+        scores = part.of(whole)
         ranks = metrics.true_ranks(scores, part.labels)
         values = metrics.expected_k_way(ranks, len(names), self.protocol.ways)
-        label = np.array(names, dtype=object)
+        label = np.array(part.names, dtype=object)
         columns = {
             "run_id": [self.run.run_id] * len(values),
             "task": [task.name] * len(values),
@@ -148,7 +158,7 @@ class _Scorer:
         right = metrics.top_k(ranks, 1)
         error = expected_calibration_error(scores, part.labels, scale=self.scale)
         figure = _figure(values, ranks, part.labels, len(names), error, self.protocol)
-        return _Scored(figure, right, parts(names, part.labels, right))
+        return _Scored(figure, right, parts(part.names, part.labels, right))
 
 
 def _figure(
@@ -177,7 +187,7 @@ def _figure(
 def _set_result(run: RunInfo, task: Task, scored: _Scored, protocol: Protocol, reference: Figure | None) -> SetResult:
     return SetResult(
         **_fields(scored.figure),
-        protocol=protocol.name,
+        protocol=" ".join(part for part in (protocol.name, task.protocol) if part),
         template_hash=template_hash(task.templates),
         family=task.family,
         same_family=bool(task.family) and task.family in run.families,

@@ -11,25 +11,22 @@ from __future__ import annotations
 import io
 import shutil
 import tarfile
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from evaluation.images import take
-from evaluation.pictures import CLASSNAMES, one_line
+from evaluation.pictures import CLASSNAMES
+from evaluation.wds import CLASSIFICATION, dataset_type, read_lines, read_samples, sample_picture
 from filters.errors import InputError
-from trainer.images import decode_rgb
 
 TEMPLATES = "zeroshot_classification_templates.txt"
 FAMILY = "family.txt"
 DOMAIN = "domain.txt"
 _SUFFIXES = {"WEBP": "webp", "PNG": "png", "JPEG": "jpg"}
-_IMAGES = ("webp", "png", "jpg", "jpeg")
 _TARS = 4  # webdataset 1.0 refuses a set with fewer tars than loader workers, and four workers are the usual default
 
 
@@ -37,7 +34,11 @@ _TARS = 4  # webdataset 1.0 refuses a set with fewer tars than loader workers, a
 class Task:
     """One zero-shot classification set; `labels` [N] int64 index `classnames`, `keys` name the pictures.
 
-    `domain` is a label that several sets may have; without one a set is its own domain.
+    `ids`, one a class, say which classes of two sets are the same, better than names do: ImageNet has two `missile`.
+    One that is several classes elsewhere has their ids, joined by `+`. `synonyms`, some a class, are what the text
+    tower is asked for in place of `classnames`; a class scores as the best of its own. `protocol` names the choice
+    where there are several ways to score a set. `domain` is a label that several sets may have; without one a set is
+    its own domain.
     """
 
     name: str
@@ -48,37 +49,31 @@ class Task:
     keys: list[str]
     family: str = ""
     domain: str = ""
+    ids: list[str] = field(default_factory=list)
+    synonyms: list[list[str]] = field(default_factory=list)
+    protocol: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Subset:
-    """Part of a task: the pictures [M] and the classes [D] it keeps, and the new labels [M] that index these."""
-
-    pictures: NDArray[np.int64]
-    classes: NDArray[np.int64]
-    labels: NDArray[np.int64]
-
-
-def load_task(folder: str | Path, name: str | None = None) -> Task:
-    """Read the test part of an evaluation set, every picture decoded once to be sure that it can be.
+def load_task(folder: str | Path, name: str | None = None, split: str = "test") -> Task:
+    """Read a split of an evaluation set, every picture decoded once to be sure that it can be.
 
     `name` defaults to the folder's. InputError for a folder that is empty or holds another kind of task, for a tar,
     label or picture that is missing or broken (named by its member), and for a class without pictures.
     """
     folder = Path(folder)
-    if kind := _label(folder / "dataset_type.txt"):
-        raise InputError(f"{folder} is a {kind} set; only zero-shot classification sets are read")
-    classnames, templates = _lines(folder / CLASSNAMES), _lines(folder / TEMPLATES)
+    if (kind := dataset_type(folder)) != CLASSIFICATION:
+        raise InputError(f"{folder} is a {kind} set; only classification and retrieval sets are read")
+    hint = f"; a task folder needs {CLASSNAMES}, {TEMPLATES} and {split}/nshards.txt"
+    classnames, templates = read_lines(folder / CLASSNAMES, hint), read_lines(folder / TEMPLATES, hint)
     if bad := [line for line in templates if "{c}" not in line]:
         raise InputError(f"{folder / TEMPLATES}: {bad[0]!r} has no {{c}} where the class name belongs")
     keys: list[str] = []
     images: list[bytes] = []
     labels: list[int] = []
-    for tar in _tars(folder):
-        for key, image, label in _samples(tar, len(classnames)):
-            keys.append(key)
-            images.append(image)
-            labels.append(label)
+    for where, key, part in read_samples(folder, split, hint):
+        images.append(sample_picture(where, part, "cls"))
+        keys.append(key)
+        labels.append(_class_number(where, part["cls"], len(classnames)))
     if not images:
         raise InputError(f"{folder} holds no pictures; expected members s0000000.webp and s0000000.cls in its tars")
     array = np.array(labels, dtype=np.int64)
@@ -90,69 +85,16 @@ def load_task(folder: str | Path, name: str | None = None) -> Task:
     return Task(name or folder.name, images, array, classnames, templates, keys, family, domain)
 
 
-def _lines(path: Path) -> list[str]:
-    if not path.is_file():
-        raise InputError(f"{path} is missing; a task folder needs {CLASSNAMES}, {TEMPLATES} and test/nshards.txt")
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").split("\n")]
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from error
-    while lines and not lines[-1]:
-        lines.pop()
-    if not lines or not all(lines):
-        raise InputError(f"{path} is empty or has an empty line; write one entry a line")
-    return lines
-
-
 def _label(path: Path) -> str:
     """What a file of one line says, nothing where there is none."""
     return " ".join(path.read_text(encoding="utf-8", errors="replace").split()) if path.exists() else ""
 
 
-def _tars(folder: Path) -> list[Path]:
-    count = _lines(folder / "test" / "nshards.txt")[0]
-    if not count.isdecimal() or int(count) < 1:
-        raise InputError(f"{folder / 'test' / 'nshards.txt'} says {count!r}; expected the number of tars")
-    tars = [folder / "test" / f"{number}.tar" for number in range(int(count))]
-    if absent := [tar for tar in tars if not tar.is_file()]:
-        raise InputError(f"{absent[0]} is missing; nshards.txt promises {count} tars")
-    return tars
-
-
-def _samples(tar: Path, classes: int) -> list[tuple[str, bytes, int]]:
-    """Key, encoded picture and label of each sample of one tar, in the tar's order."""
-    parts: dict[str, dict[str, bytes]] = {}
-    try:
-        with tarfile.open(tar) as archive:
-            for member in archive:
-                if (stream := archive.extractfile(member)) is not None:
-                    # as webdataset has it: the suffix begins at the first dot of the file's own name
-                    directory, slash, file = member.name.removeprefix("./").rpartition("/")
-                    stem, _, suffix = file.partition(".")
-                    parts.setdefault(directory + slash + stem, {})[suffix.lower()] = stream.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise InputError(f"{tar} is not a whole tar: {one_line(error)}") from error
-    return [_sample(f"{tar}: member {key}", key, part, classes) for key, part in parts.items()]
-
-
-def _sample(where: str, key: str, part: dict[str, bytes], classes: int) -> tuple[str, bytes, int]:
-    suffix = next((s for s in _IMAGES if s in part), None)
-    if suffix is None or "cls" not in part:
-        raise InputError(
-            f"{where} has {', '.join(sorted(part))}; expected a picture ({', '.join(_IMAGES)}) and a .cls"
-        )
-    text = part["cls"].decode("ascii", "replace").strip()
+def _class_number(where: str, data: bytes, classes: int) -> int:
+    text = data.decode("ascii", "replace").strip()
     if not text.isdigit() or int(text) >= classes:
         raise InputError(f"{where}.cls has label {text!r}; expected 0 to {classes - 1}, the lines of {CLASSNAMES}")
-    _check_image(f"{where}.{suffix}", part[suffix])
-    return key, part[suffix], int(text)
-
-
-def _check_image(where: str, data: bytes) -> None:
-    try:
-        decode_rgb(data)
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
+    return int(text)
 
 
 def write_task(folder: str | Path, task: Task, *, tars: int = _TARS) -> None:
@@ -202,45 +144,3 @@ def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
     member = tarfile.TarInfo(name)  # a new TarInfo has mtime 0 and no owner, so the bytes do not depend on the clock
     member.size = len(data)
     archive.addfile(member, io.BytesIO(data))
-
-
-def subset(task: Task, classnames: Sequence[str]) -> Subset:
-    """The part of `task` that shows the named classes, in the order named.
-
-    All of the task's names in its own order are the whole task, even where one stands twice (ImageNet has two
-    `missile`). InputError for no name at all, a name that the task lacks, or one that is not unique in it.
-    """
-    if not classnames:
-        raise InputError(f"no classes are left of {task.name}; compare sets that share class names")
-    if list(classnames) == task.classnames:
-        return Subset(np.arange(len(task.labels)), np.arange(len(task.classnames)), task.labels)
-    for names, whose in ((classnames, "the names asked for"), (task.classnames, task.name)):
-        if twice := [name for name, count in Counter(names).items() if count > 1]:
-            raise InputError(f"class name {twice[0]!r} stands twice in {whose}; names must be unique to match sets")
-    position = {name: i for i, name in enumerate(task.classnames)}
-    if unknown := [name for name in classnames if name not in position]:
-        raise InputError(f"{task.name} has no class {unknown[0]!r} ({len(unknown)} of the names are unknown)")
-    classes = np.array([position[name] for name in classnames], dtype=np.int64)
-    relabel = np.full(len(task.classnames), -1, dtype=np.int64)
-    relabel[classes] = np.arange(len(classes))
-    pictures = np.flatnonzero(relabel[task.labels] >= 0)
-    return Subset(pictures, classes, relabel[task.labels[pictures]])
-
-
-def restrict(task: Task, classnames: Sequence[str]) -> Task:
-    """`task` with these classes only, in this order, and new labels; raises as `subset` does."""
-    part = subset(task, classnames)
-    kept = part.pictures.tolist()
-    return replace(
-        task,
-        images=take(task.images, kept),
-        keys=[task.keys[i] for i in kept],
-        labels=part.labels,
-        classnames=list(classnames),
-    )
-
-
-def shared_classes(task: Task, other: Task) -> list[str]:
-    """The class names that both tasks have, in `task`'s order."""
-    names = set(other.classnames)
-    return [name for name in task.classnames if name in names]

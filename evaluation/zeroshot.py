@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.cache import FeatureCache
+from evaluation.classes import by_class, head_names
 from evaluation.tasks import Task
 from filters.errors import InputError, ModelError
 from trainer.embed import UnusableItem, embed_texts
@@ -45,18 +46,17 @@ def class_embeddings(
 
 
 def heads(loaded: LoadedModel, tasks: Sequence[Task], *, batch: int = 256) -> list[Features]:
-    """The head of each task; a name that several tasks ask for with the same templates is embedded once."""
+    """The head of each task, rows as its `head_names`; a name with the same templates is embedded once for all."""
     names: dict[tuple[str, ...], dict[str, int]] = {}
     for task in tasks:
         known = names.setdefault(tuple(task.templates), {})
-        for name in task.classnames:
+        for name in head_names(task):
             known.setdefault(name, len(known))
     made = {
         templates: class_embeddings(loaded, list(known), templates, batch=batch) for templates, known in names.items()
     }
-    return [
-        made[key][[names[key][name] for name in task.classnames]] for task in tasks for key in [tuple(task.templates)]
-    ]
+    keys = [tuple(task.templates) for task in tasks]
+    return [made[key][[names[key][name] for name in head_names(task)]] for task, key in zip(tasks, keys, strict=True)]
 
 
 def similarities(images: Features, head: Features) -> Features:
@@ -80,7 +80,7 @@ def zero_shot(
     """
     cache = cache or FeatureCache()
     return [
-        similarities(cache.images(loaded, task, batch=batch), head)
+        by_class(task, similarities(cache.images(loaded, task, batch=batch), head))
         for task, head in zip(tasks, heads(loaded, tasks, batch=batch), strict=True)
     ]
 

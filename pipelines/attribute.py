@@ -97,15 +97,19 @@ def run(config: AttributeConfig) -> dict[str, Any]:
     pairs = find_pairs(root, config.uids, config.where, config.folder, config.limit)
     loaded = _load(config)
     settings = find_settings(config, loaded)
-    batches = [Batch(at, pairs[at : at + config.batch]) for at in range(0, len(pairs), config.batch)]
-    local = config.local or len(batches) == 1
+    todo = [pair for pair in pairs if not _is_done(_out(config), settings, pair)]
+    batches = [Batch(at, todo[at : at + config.batch]) for at in range(0, len(todo), config.batch)]
+    local = config.local or len(batches) <= 1
     unusable: dict[str, str] = {}
     make = _Attributer(config, settings, loaded if local else None)
     for batch, result in map_shards(batches, make, cpus=config.cpus, gpus=config.gpus, local=local):
         record(account, batch, result, len(batches))
         unusable |= result.get("unusable", {})
     out = _out(config).address(*settings.place)
-    account.extra = {"out": out, "layers": settings.layers, "unusable": dict(sorted(unusable.items()))}
+    account.extra = {
+        "done_before": len(pairs) - len(todo), "out": out, "layers": settings.layers,
+        "unusable": dict(sorted(unusable.items())),
+    }  # fmt: skip
     account.check(config.max_failed_fraction)
     if len(unusable) > config.max_failed_fraction * len(pairs):
         name, reason = next(iter(sorted(unusable.items())))
@@ -114,7 +118,7 @@ def run(config: AttributeConfig) -> dict[str, Any]:
             f"max_failed_fraction={config.max_failed_fraction}; the first is {name}: {reason}",
             account.summary(),
         )
-    say(f"attribute: {account.text()}; in {out}")
+    say(f"attribute: {account.text() or 'all done before'}; in {out}")
     return account.summary()
 
 
@@ -154,11 +158,11 @@ class _Attributer:
         return lambda batch: self.handle(batch, loaded, preprocess)
 
     def handle(self, batch: Batch, loaded: LoadedModel, preprocess: Preprocess) -> dict[str, Any]:
-        """Attribute those of a batch that have no result of these settings yet; `rows` are pairs."""
+        """Attribute the pairs of a batch; `rows` are pairs."""
         out, place = _out(self.config), self.settings.place
-        todo = [pair for pair in batch.pairs if not self.is_done(out, pair)]
         readable, pixels, unusable = [], [], {}
-        for pair, data in zip(todo, read_pictures(Root(self.config.root), todo), strict=True):
+        pictures = read_pictures(Root(self.config.root), batch.pairs)
+        for pair, data in zip(batch.pairs, pictures, strict=True):
             try:
                 pixels.append(preprocess.pixels(data))
                 readable.append(pair)
@@ -171,17 +175,8 @@ class _Attributer:
                 out.write_bytes(png, *place, f"{pair.name}.png")
                 # Written last: what has it is whole.
                 out.write_bytes((json.dumps(facts, ensure_ascii=False) + "\n").encode(), *place, f"{pair.name}.json")
-        counts = {"attributed": len(readable), "done_before": len(batch.pairs) - len(todo), FAILED: len(unusable)}
+        counts = {"attributed": len(readable), FAILED: len(unusable)}
         return {"rows": len(batch.pairs), "counts": {k: n for k, n in counts.items() if n}, "unusable": unusable}
-
-    def is_done(self, out: Root, pair: Pair) -> bool:
-        """Whether the pair's files are there, whole and of these settings."""
-        parts = (*self.settings.place, f"{pair.name}.json")
-        if not out.exists(*parts):
-            return False
-        facts = out.read_json(*parts)
-        found = facts.get("fingerprint"), facts.get("caption")
-        return bool(found == (self.settings.fingerprint, pair.caption))
 
     def attributed(
         self, loaded: LoadedModel, preprocess: Preprocess, pairs: Sequence[Pair], pixels: Sequence[torch.Tensor]
@@ -225,6 +220,15 @@ class _Attributer:
             "tokens": [[piece.text, round(piece.value, 4)] for piece in caption],
             "peak": [int(peak[1]), int(peak[0])],
         }
+
+
+def _is_done(out: Root, settings: Settings, pair: Pair) -> bool:
+    """Whether the pair's files are there, whole and of these settings."""
+    parts = (*settings.place, f"{pair.name}.json")
+    if not out.exists(*parts):
+        return False
+    facts = out.read_json(*parts)
+    return bool((facts.get("fingerprint"), facts.get("caption")) == (settings.fingerprint, pair.caption))
 
 
 def _out(config: AttributeConfig) -> Root:

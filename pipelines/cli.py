@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("pipelines.train", "mixtures to CLIP models"),
     "evaluate": ("pipelines.evaluate", "models on a reference and on shifted test sets"),
     "results": ("pipelines.results", "results shown, class by class, and to and from other tools"),
+    "probe": ("pipelines.probe", "linear probes and few-shot classifiers on models' features"),
     "compare": ("pipelines.compare", "two evaluated models, set by set, with a test"),
     "robustness": ("pipelines.robustness", "accuracies under shift to lines and effective robustness"),
     "attribute": ("pipelines.attribute", "pairs to pictures of what a model's match rests on"),

@@ -66,8 +66,8 @@ def add_flags(parser: argparse.ArgumentParser, model: type[BaseModel], bare: str
     nested = [
         line
         for name, field in model.model_fields.items()
-        if _is_model(field.annotation)
-        for line in _nested(name, field.annotation)
+        for prefix, inner in _models(name, field.annotation)
+        for line in _nested(prefix, inner)
     ]
     if nested:
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -79,9 +79,17 @@ def _nested(prefix: str, model: type[BaseModel]) -> list[str]:
     lines = []
     for name, field in model.model_fields.items():
         lines.append(f"  {prefix}.{name}: {field.description or ''} ({_default(field)})")
-        if _is_model(field.annotation):
-            lines += _nested(f"{prefix}.{name}", field.annotation)
+        for place, inner in _models(f"{prefix}.{name}", field.annotation):
+            lines += _nested(place, inner)
     return lines
+
+
+def _models(prefix: str, annotation: Any) -> list[tuple[str, type[BaseModel]]]:
+    """The model that a field is, or that it has many of by name, and the prefix of its fields."""
+    if _is_model(annotation):
+        return [(prefix, annotation)]
+    named = typing.get_args(annotation) if typing.get_origin(annotation) is dict else ()
+    return [(f"{prefix}.NAME", inner) for inner in named if _is_model(inner)]
 
 
 def _default(field: FieldInfo) -> str:

@@ -1,81 +1,96 @@
-"""Models to results: figures on a reference set and on its shifts, one model a task.
+"""Models to results: figures on a reference set and on its shifts, and retrieval, one model a task.
 
 headwater evaluate --root data --tasks eval --reference imagenet
 headwater evaluate --root data --reference imagenet --method zero_shot,tpt,umfc --models even
 headwater evaluate --root data --reference imagenet --checkpoint ViT-B-32 --pretrained laion2b_s34b_b79k
+headwater evaluate --config configs/eval/imagenet_shifts.yaml --datasets /data --checkpoint ViT-B-32 --pretrained FILE
+headwater evaluate --root data --reference imagenet --embeddings made/elsewhere
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import re
+import functools
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from pydantic import Field
 
-from evaluation.cache import FeatureCache
+from evaluation.captions import Captioned
 from evaluation.compare import compare
-from evaluation.methods import Method, TestTime, scale_of, scores_of
-from evaluation.results import ALL_CLASSES, Component, RunInfo, read_images, write_images, write_results
+from evaluation.embeddings import Embeddings
+from evaluation.methods import Method, TestTime, prepare, scale_of, scores_of
+from evaluation.results import (
+    ALL_CLASSES,
+    IMAGES,
+    Result,
+    RetrievalResult,
+    read_images,
+    write_images,
+    write_results,
+)
+from evaluation.retrieval import recall_figures
+from evaluation.saved import write_captioned_embeddings, write_task_embeddings
 from evaluation.shifts import Evaluation, Protocol, evaluate_similarities
-from evaluation.tasks import Task, load_task
-from filters.errors import ConfigError, InputError
-from pipelines.config import JobConfig
+from filters.errors import ConfigError
 from pipelines.engine import Work, map_shards, record
+from pipelines.evaluated import Models, ModelsConfig, sets_of
+from pipelines.evaluation_sets import Loaded
 from pipelines.job import Account, job_main, say
 from pipelines.store.fingerprint import fingerprint
 from pipelines.store.root import Root
-from trainer.model import LoadedModel, load_model
-from trainer.record import finished
 
 _FORM = 2  # of what is written; another number, and models are evaluated again
 
 
-class EvaluateConfig(JobConfig):
+class EvaluateConfig(ModelsConfig):
     """Which models, on what, and how."""
 
-    models: list[str] = Field([], description="names of trained models; all under <root>/models if empty")
-    checkpoint: str | None = Field(
-        None, description="a model that was not trained here instead: an open_clip name, a model folder, hf-hub:..."
-    )
-    pretrained: str | None = Field(None, description="its weights: a tag of open_clip or a file")
     method: list[str] = Field(["zero_shot"], description="any of zero_shot, tpt and umfc")
     test_time: TestTime = Field(default_factory=TestTime, description="settings of tpt and umfc")
-    tasks: str = Field("eval", description="folder of evaluation sets in CLIP_benchmark's layout, under the root")
-    reference: str = Field(description="name of the set that plays the part of ImageNet")
+    reference: str | None = Field(
+        None, description="name of the set that plays the part of ImageNet; not needed for a single set"
+    )
     ways: int = Field(100, ge=2, description="k of the expected k-way accuracy")
     families: dict[str, str] = Field({}, description="source to artist or origin, to mark cells where both agree")
-    device: str = Field("cpu", description="cpu or cuda")
-    cpus: float = Field(1.0, gt=0, description="CPUs a model")
-    gpus: float = Field(0.0, ge=0, description="GPUs a model")
+    save_embeddings: str | None = Field(
+        None, description="also write <folder>/<model>/<set>.npz, which --embeddings reads"
+    )
 
 
 def run(config: EvaluateConfig) -> dict[str, Any]:
     """Evaluate models on every set by each method; results that are there already are left alone."""
-    root, account = Root(config.root), Account("evaluate")
-    names = _names(root, config)
-    todo = [name for name in names if not _is_done(root, name, config)]
-    account.shards_skipped = len(names) - len(todo)
-    say(f"evaluate: {len(todo)} models to do, {account.shards_skipped} done before")
-    done = map_shards(todo, _Evaluator(root, config), cpus=config.cpus, gpus=config.gpus, local=config.local)
-    for name, result in done:
-        record(account, name, result, len(todo))
+    job, account = _Job(config), Account("evaluate")
+    if job.todo:
+        job.sets.check()
+    account.shards_skipped = len(job.names) - len(job.todo)
+    say(f"evaluate: {len(job.todo)} models to do, {account.shards_skipped} done before")
+    _prepare(job)
+    for name, result in map_shards(job.todo, job, cpus=config.cpus, gpus=config.gpus, local=config.local):
+        record(account, name, result, len(job.todo))
     account.check(config.max_failed_fraction)
-    if len(config.method) > 1:
-        account.extra["methods"] = {name: side_by_side(root, name, config.method) for name in names}
+    if len(config.method) > 1 and job.sets.names:
+        account.extra["methods"] = {name: side_by_side(job.root, name, config.method) for name in job.names}
         _print_table(account.extra["methods"])
     return account.summary()
 
 
+def _prepare(job: _Job) -> None:
+    """Spread what takes time over models and sets; what fails here fails again, and is told, with its model."""
+    parts = [(name, task) for name in job.todo for task in job.sets.names]
+    if len(job.sets.names) > 1 and job.config.embeddings is None:
+        config = job.config
+        for _ in map_shards(parts, job.preparing, cpus=config.cpus, gpus=config.gpus, local=config.local):
+            pass
+
+
 def plan(config: EvaluateConfig) -> dict[str, Any]:
-    """Which models would be evaluated."""
-    root = Root(config.root)
-    return {"models": [name for name in _names(root, config) if not _is_done(root, name, config)]}
+    """Which models would be evaluated, and on which sets."""
+    job = _Job(config)
+    job.sets.check()
+    return {"models": job.todo, "sets": job.sets.names, "retrieval": job.sets.retrieval}
 
 
 def result_path(root: Root, name: str, method: str = "zero_shot") -> Path:
@@ -113,146 +128,124 @@ def _print_table(found: dict[str, dict[str, Any]]) -> None:
             say(f"evaluate: {name}: {task}: {', '.join(parts)}")
 
 
-class _Evaluator:
-    """Picklable: makes the function that evaluates one model."""
-
-    def __init__(self, root: Root, config: EvaluateConfig) -> None:
-        self.root, self.config = root, config
-
-    def __call__(self) -> Work:
-        tasks = [load_task(folder) for folder in _task_folders(self.root, self.config)]
-        return lambda name: self.evaluate(name, tasks)
-
-    def evaluate(self, name: str, tasks: Sequence[Task]) -> dict[str, Any]:
-        """One model on all sets by all methods; `rows` are pictures, once a method."""
-        config, loaded = self.config, self._load(name)
-        cache = FeatureCache(self.root.local("eval_cache"))
-        info = run_info(self.root, name, config.families) if config.checkpoint is None else _foreign(name, loaded)
-        for method in config.method:
-            if not _is_done(self.root, name, config.model_copy(update={"method": [method]})):
-                scores = scores_of(method, loaded, tasks, config.test_time, cache)  # type: ignore[arg-type]
-                as_method = replace(info, run_id=_run_id(name, method))
-                found = evaluate_similarities(
-                    as_method, tasks, scores, config.reference, protocol=Protocol(ways=config.ways),
-                    scale=scale_of(method, loaded),  # type: ignore[arg-type]
-                )  # fmt: skip
-                self._write(name, method, found)
-        pictures = sum(len(task.images) for task in tasks) * len(config.method)
-        return {"rows": pictures, "counts": {"evaluated": pictures}}
-
-    def _load(self, name: str) -> LoadedModel:
-        if self.config.checkpoint is not None:
-            return load_model(self.config.checkpoint, self.config.pretrained, device=self.config.device)
-        return load_model(str(self.root.local("models", name)), device=self.config.device)
-
-    def _write(self, name: str, method: str, found: Evaluation) -> None:
-        write_images(images_path(self.root, name, method), found.images)
-        write_results(result_path(self.root, name, method), [found.result])
-        mark = _mark(self.root, name, self.config, method)
-        self.root.write_json(mark, "results", f"{_run_id(name, method)}.mark.json")
-
-
 def _run_id(name: str, method: str) -> str:
     return name if method == "zero_shot" else f"{name}+{method}"
 
 
-def _foreign(name: str, loaded: LoadedModel) -> RunInfo:
-    """A model of which nothing is known but what it is."""
-    return RunInfo(
-        run_id=name, kind="external", model=loaded.name, arch=loaded.fingerprint,
-        code_version=importlib.metadata.version("headwater"),
-    )  # fmt: skip
-
-
-def run_info(root: Root, name: str, families: dict[str, str]) -> RunInfo:
-    """What a model was made from, by its mixture's lock file and its training record."""
-    lock = root.read_json("mixes", name, "mix.lock.json")
-    trained = finished(root.local("models", name)) or {}
-    recipe = trained["config"]
-    parts = [part for part in lock["sources"] if part["got"]]
-    return RunInfo(
-        run_id=name,
-        kind=_kind(lock["config"], len(parts)),
-        components=[Component(source=p["source"], n=p["got"], seed=lock["config"]["seed"]) for p in parts],
-        n_total=lock["samples"],
-        arch=fingerprint(trained["architecture"]),
-        epochs=round(trained["samples_seen"] / lock["samples"], 3),
-        samples_seen=trained["samples_seen"],
-        batch=recipe["batch"],
-        lr=recipe["lr"],
-        seed=recipe["seed"],
-        data_manifest_hash=lock["digest"],
-        code_version=importlib.metadata.version("headwater"),
-        families=sorted({families[p["source"]] for p in parts if p["source"] in families}),
+def _retrieval(source: Embeddings, captioned: Captioned) -> RetrievalResult:
+    figures = recall_figures(source.images(captioned), source.captions(captioned), captioned.owner)
+    return RetrievalResult(
+        n=len(captioned.images),
+        captions=len(captioned.owner),
+        metrics={name: value for name, (value, _, _) in figures.items()},
+        intervals={name: (low, high) for name, (_, low, high) in figures.items()},
     )
 
 
-def _kind(mix: dict[str, Any], sources: int) -> Literal["single", "input_mix", "filtered"]:
-    """What the study calls a training set: filtered as soon as any condition chooses among its samples."""
-    rules = [part[rule] for part in (mix, *mix["sources"]) for rule in ("where", "top_fraction")]
-    if any(rules):
-        return "filtered"
-    return "single" if sources == 1 else "input_mix"
-
-
-def _names(root: Root, config: EvaluateConfig) -> list[str]:
+def _checked(config: EvaluateConfig) -> None:
     if unknown := set(config.method) - set(get_args(Method)):
         raise ConfigError(f"method: {', '.join(sorted(unknown))} is not known; use {', '.join(get_args(Method))}")
     if not config.method:
         raise ConfigError("method: name at least one of " + ", ".join(get_args(Method)))
-    if config.checkpoint is not None:
-        if config.models:
-            raise ConfigError("checkpoint: a model that was not trained here and `models` are two things; give one")
-        tag = "" if config.pretrained is None else f"-{Path(config.pretrained).stem}"
-        return [re.sub(r"[^\w.-]+", "_", f"{config.checkpoint.rstrip('/').rpartition('/')[2]}{tag}")]
-    known = [name for name in root.names("models") if finished(root.local("models", name))]
-    missing = sorted(set(config.models) - set(known))
-    if missing or not known:
-        raise InputError(f"{root.url}/models: no model {', '.join(missing) or 'yet'}; run `headwater train` first")
-    return list(dict.fromkeys(config.models)) or known
+    if config.embeddings is not None and "tpt" in config.method:
+        raise ConfigError("method: tpt tunes a model's prompt on pictures; embeddings are neither, leave it out")
+    if config.embeddings is not None and config.save_embeddings is not None:
+        raise ConfigError("save_embeddings: they are saved already; name a model to make some with")
 
 
-def _task_folders(root: Root, config: EvaluateConfig) -> list[Path]:
-    folders = [root.local(config.tasks, name) for name in root.names(config.tasks)]
-    if config.reference not in [folder.name for folder in folders]:
-        there = ", ".join(folder.name for folder in folders) or "nothing"
-        raise InputError(f"{root.url}/{config.tasks}: no reference set {config.reference!r}; there is {there}")
-    return folders
+class _Job:
+    """What a run evaluates on what: picklable, and called in a worker makes the function that evaluates one model."""
 
+    def __init__(self, config: EvaluateConfig) -> None:
+        _checked(config)
+        self.root, self.config = Root(config.root), config
+        self.models, self.sets = Models(self.root, config), sets_of(self.root, config)
+        self.names = self.models.names
+        self.reference = self.sets.reference(config.reference)
+        given = config.save_embeddings
+        self.folder = None if given is None else Path(given).expanduser().absolute()
 
-def _mark(root: Root, name: str, config: EvaluateConfig, method: str = "zero_shot") -> str:
-    """Fingerprint of a result: the model, what it was made from, the sets, the protocol and the method."""
-    files = [file for folder in _task_folders(root, config) for file in sorted(folder.rglob("*")) if file.is_file()]
-    base = root.local(config.tasks)
-    made_from = [(str(f.relative_to(base)), _digest(f)) for f in files]
-    by_method = [] if method == "zero_shot" else [method, config.test_time.model_dump()]
-    return fingerprint(
-        _FORM, _origin(root, name, config), made_from, config.reference, config.ways, config.families, *by_method
-    )
+    @functools.cached_property
+    def todo(self) -> list[str]:
+        """Models that have not all results and embeddings, or not from these sets."""
+        return [name for name in self.names if self._left(name) or not self._is_saved(name)]
 
+    def __call__(self) -> Work:
+        loaded = self.sets.load()
+        return lambda name: self._evaluate(name, loaded)
 
-def _origin(root: Root, name: str, config: EvaluateConfig) -> list[Any]:
-    """What a model is: its training and its mixture, or the name it was asked for by."""
-    if config.checkpoint is not None:
-        return [config.checkpoint, config.pretrained]
-    trained = finished(root.local("models", name)) or {}
-    lock = root.read_json("mixes", name, "mix.lock.json")
-    return [trained.get("fingerprint"), lock["config"], lock["sources"]]
+    def preparing(self) -> Work:
+        """In a worker: the function that fills the cache for one model and set."""
+        sets, last = self.sets.load(), dict[str, Embeddings]()
+        tasks = {task.name: task for task in sets.tasks}
 
+        def work(part: tuple[str, str]) -> dict[str, Any]:
+            name, task = part
+            if name not in last:
+                last.clear()
+                last[name] = self.models.source(name, sets)
+            prepare(self._left(name), last[name], tasks[task], self.config.test_time)
+            return {}
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return work
 
+    def _evaluate(self, name: str, sets: Loaded) -> dict[str, Any]:
+        """One model on all sets by all methods; `rows` are pictures, once a method."""
+        config, source = self.config, self.models.source(name, sets)
+        info = self.models.info(name, source, config.families)
+        if self.folder is not None:
+            for task in sets.tasks:
+                write_task_embeddings(self.folder / name, task, source)
+            for captioned in sets.captioned:
+                write_captioned_embeddings(self.folder / name, captioned, source)
+        for method in self._left(name):
+            as_method = replace(info, run_id=_run_id(name, method))
+            known = {field.name: getattr(as_method, field.name) for field in fields(as_method)}
+            found = Evaluation(Result(**known, eval={}), IMAGES.empty_table())
+            if sets.tasks:
+                scores = scores_of(method, source, sets.tasks, config.test_time)
+                found = evaluate_similarities(
+                    as_method, sets.tasks, scores, self.reference,
+                    protocol=Protocol(ways=config.ways), scale=scale_of(method, source), alone=self.sets.alone,
+                )  # fmt: skip
+            retrieval = {one.name: _retrieval(source, one) for one in sets.captioned} if method == "zero_shot" else {}
+            self._write(name, method, replace(found, result=replace(found.result, retrieval=retrieval)))
+        pictures = sum(len(task.images) for task in sets.tasks) * len(config.method)
+        pictures += sum(len(captioned.images) for captioned in sets.captioned)
+        return {"rows": pictures, "counts": {"evaluated": pictures}}
 
-def _is_done(root: Root, name: str, config: EvaluateConfig) -> bool:
-    for method in config.method:
+    def _write(self, name: str, method: str, found: Evaluation) -> None:
+        write_images(images_path(self.root, name, method), found.images)
+        write_results(result_path(self.root, name, method), [found.result])
+        self.root.write_json(self._mark(name, method), "results", f"{_run_id(name, method)}.mark.json")
+
+    def _left(self, name: str) -> list[Method]:
+        """The methods whose result is not there, or is of something else."""
+        return [method for method in self.config.method if not self._is_done(name, method)]  # type: ignore[misc]
+
+    def _is_done(self, name: str, method: str) -> bool:
         mark = f"{_run_id(name, method)}.mark.json"
-        if not (root.exists("results", mark) and result_path(root, name, method).exists()):
+        if not (self.root.exists("results", mark) and result_path(self.root, name, method).exists()):
             return False
-        if root.read_json("results", mark) != _mark(root, name, config, method):
-            return False
-    return True
+        return bool(self.root.read_json("results", mark) == self._mark(name, method))
+
+    def _is_saved(self, name: str) -> bool:
+        every = (*self.sets.names, *self.sets.retrieval)
+        return self.folder is None or all((self.folder / name / f"{one}.npz").is_file() for one in every)
+
+    def _mark(self, name: str, method: str) -> str:
+        """Fingerprint of a result: the model, what it was made from, the sets, the protocol and the method."""
+        config = self.config
+        by_method = [] if method == "zero_shot" else [method, config.test_time.model_dump()]
+        return fingerprint(
+            _FORM,
+            self.models.origin(name),
+            self.sets.made_from,
+            self.reference,
+            config.ways,
+            config.families,
+            *by_method,
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,25 +8,25 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, get_args
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from evaluation import report_data as page
 from evaluation.methods import Method
 from evaluation.report import render_report
 from evaluation.report_plots import scatter_png
 from evaluation.results import Result, read_results
-from filters.errors import ConfigError, InputError
+from filters.errors import InputError
 from pipelines.config import JobConfig
 from pipelines.evaluate import side_by_side
 from pipelines.index import ledger
 from pipelines.job import Account, job_main, say
 from pipelines.lock import top_text
+from pipelines.report_attributions import attributions, map_examples, map_tests, read_named
 from pipelines.store import catalog
 from pipelines.store.root import Root
 from pipelines.store.schema import eval_column
@@ -56,6 +56,13 @@ class ReportConfig(JobConfig):
     seed: int = Field(0, ge=0, description="seed of the choice of sample pictures")
     checks: str | None = Field(None, description="JSON file of checks and curve to show (found against planted)")
     methods_note: str = Field("", description="what is said of the test-time methods, as their settings")
+    attributions: str | None = Field(
+        None, description="fingerprint of the pictures by `headwater attribute` to show, 12 of them at most"
+    )
+    attributions_note: str = Field("", description="how the pairs of these pictures were chosen")
+    map_tests: str | None = Field(
+        None, description="JSON file of tests of attribution maps to show, an example beside it as .png"
+    )
     credits: list[str] = Field([], description="lines of credit at the foot of the page")
 
 
@@ -108,6 +115,10 @@ def collect(root: Root, config: ReportConfig) -> page.ReportData:
             mixtures=_mixtures(root),
             histograms=_histograms(con),
             galleries=_galleries(con, root, config),
+            attributions=attributions(root, config.attributions) if config.attributions else [],
+            attributions_note=config.attributions_note,
+            map_tests=map_tests(config.map_tests) if config.map_tests else [],
+            map_examples=map_examples(config.map_tests) if config.map_tests else None,
             stages=_stages(root),
             credits=config.credits,
             facts=_facts(con),
@@ -115,16 +126,7 @@ def collect(root: Root, config: ReportConfig) -> page.ReportData:
 
 
 def _findings(path: str | None) -> Findings:
-    if path is None:
-        return Findings(checks=[])
-    try:
-        return Findings.model_validate_json(Path(path).read_bytes())
-    except OSError as error:
-        raise ConfigError(f"checks {path}: cannot be read ({error})") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "file"
-        raise ConfigError(f"checks {path}: {place}: {first['msg']}") from error
+    return Findings(checks=[]) if path is None else read_named("checks", path, Findings)
 
 
 def all_results(root: Root) -> list[Result]:

@@ -13,6 +13,7 @@
     <root>/mixes/<name>/manifest.parquet, mix.lock.json, uids.npy  mix
     <root>/mixes/<name>/{tars,by_source,hf,hf_by_source}/, accounts/    materialize
     <root>/models/<run>/, <root>/results/              train, evaluate
+    <root>/attributions/<fingerprint>/<uid>.{png,json}  attribute
     <root>/runs/<run>.json                             the ledger of jobs
 
 A root is a local folder or any fsspec URL. Files are published under their final name in one step, so that a

@@ -16,15 +16,18 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from markupsafe import escape
 from PIL import Image
 
 from demo import web
 from demo.compare import compare
 from demo.evalsets import REFERENCE
+from demo.map_tests import FILE
 from demo.run import DemoConfig, _alone, run
 from evaluation.report_data import Check
 from filters.errors import InputError
 from pipelines.report import Findings, all_results
+from pipelines.report_attributions import map_tests
 from pipelines.store.catalog import connect
 from pipelines.store.root import Root
 
@@ -172,6 +175,18 @@ def test_signals_and_presets_are_there_for_every_picture(demo: Path) -> None:
     assert "image_based(samples)" in (demo / "report" / "index.html").read_text(encoding="utf-8")
 
 
+def test_ten_pairs_are_attributed_and_the_maps_tested(demo: Path) -> None:
+    root = Root(str(demo))
+    [name] = root.names("attributions")
+    pairs = [root.read_json("attributions", name, file) for file in root.names("attributions", name, suffix=".json")]
+    assert len(pairs) == 10
+    tests = map_tests(str(demo / FILE))
+    assert [line.pictures for test in tests for line in test.lines if line.first_more] == [24] * 5
+    page = (demo / "report" / "index.html").read_text(encoding="utf-8")
+    assert all(str(escape(f"{pair['caption']}; cosine {pair['cosine']:.2f}")) in page for pair in pairs)
+    assert all(str(escape(test.note)) in page for test in tests)
+
+
 class _Loads(HTMLParser):
     """Collects what a page would load from elsewhere."""
 
@@ -190,7 +205,7 @@ def test_the_report_is_one_file_that_loads_nothing(demo: Path) -> None:
     assert parser.outside == []
     assert "exact duplicates" in page
     assert "only-yfcc" in page
-    for section in ("verdicts", "duplicates", "signals"):
+    for section in ("verdicts", "duplicates", "signals", "attribution"):
         assert f'id="{section}"' in page
     with Image.open(demo / "report" / "scatter.png") as plot:
         assert min(plot.size) > 500

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from evaluation.captions import load_captioned
 from evaluation.exchange import clip_benchmark_files, read_foreign
 from evaluation.formats import Row
 from evaluation.metrics import acc1, acc5, mean_per_class_recall, true_ranks
@@ -22,6 +23,7 @@ from evaluation.retrieval import recall
 from evaluation.tasks import Task, load_task, write_task
 from evaluation.zeroshot import zero_shot
 from tests.evaluation.test_cache import picture
+from tests.evaluation.test_captions import write_captioned
 from trainer.embed import embed_images, embed_texts
 from trainer.model import LoadedModel, load_model
 
@@ -125,6 +127,17 @@ def test_recalls_agree(theirs: Path, tiny: LoadedModel) -> None:
     for k in (1, 5):
         assert found[f"image_retrieval_recall@{k}"] == pytest.approx(ours.image_from_text[k], abs=1e-6)
         assert found[f"text_retrieval_recall@{k}"] == pytest.approx(ours.text_from_image[k], abs=1e-6)
+
+
+def test_its_reader_finds_the_same_captions_in_a_retrieval_set(theirs: Path, tmp_path: Path) -> None:
+    builder = importlib.import_module("clip_benchmark.datasets.builder")
+    texts = {"s0": b"one\ntwo, and more\n", "s1": "drei, gr\u00fcn".encode(), "s2": b"x\r\ny\n\nz"}
+    folder = write_captioned(tmp_path / "coco", texts)
+    ours = load_captioned(folder)
+    found = list(builder.build_wds_dataset("coco", lambda image: image.size, data_dir=str(folder)))
+    assert [captions for _, captions in found] == [
+        [ours.captions[i] for i in np.flatnonzero(ours.owner == number)] for number in range(3)
+    ]
 
 
 def test_it_builds_its_table_from_our_files(theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 from evaluation import cache, results, shifts, zeroshot
+from evaluation.classes import restrict, subset
 from evaluation.results import Component, RunInfo
 from evaluation.shifts import Protocol, evaluate_model, evaluate_similarities
-from evaluation.tasks import Task, restrict, subset
+from evaluation.tasks import Task
 from filters.errors import InputError, ModelError
 from tests.evaluation.conftest import MakeTask, encode
 from trainer.embed import embed_images, embed_texts
@@ -107,7 +108,7 @@ def test_slicing_similarities_equals_evaluating_the_restricted_task(tiny: Loaded
     """Intersections reuse one matrix of similarities; a task restricted on its own gives the same (1e-5)."""
     names = NAMES[4:]
     part = subset(tasks[0], names)
-    whole = zeroshot.zero_shot(tiny, [tasks[0]])[0][np.ix_(part.pictures, part.classes)]
+    whole = part.of(zeroshot.zero_shot(tiny, [tasks[0]])[0])
     alone = zeroshot.zero_shot(tiny, [restrict(tasks[0], names)])[0]
     np.testing.assert_allclose(whole, alone, atol=1e-5)
 

@@ -18,6 +18,7 @@ import torch
 from evaluation import methods
 from evaluation.cache import FeatureCache
 from evaluation.calibration import expected_calibration_error
+from evaluation.embeddings import ModelEmbeddings
 from evaluation.m2ib import attribute
 from evaluation.metrics import true_ranks
 from evaluation.probe import Probe, few_shot, fit_probe
@@ -159,7 +160,8 @@ def test_a_model_that_gives_no_numbers(
 ) -> None:
     loaded = load_model(str(nan_model(tiny_model, tmp_path / "nan", weight)))
     settings = methods.TestTime(views=4, keep=0.5, clusters=2)
-    assert_one_line(lambda: methods.scores_of(method, loaded, [TASK], settings, FeatureCache()), kind, says)
+    source = ModelEmbeddings(loaded, FeatureCache())
+    assert_one_line(lambda: methods.scores_of(method, source, [TASK], settings), kind, says)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +178,8 @@ def test_methods_name_the_set_and_the_picture(
     method: methods.Method, task: Task, says: str, tiny: LoadedModel
 ) -> None:
     settings = methods.TestTime(views=4, keep=0.5, clusters=2)
-    assert_one_line(lambda: methods.scores_of(method, tiny, [task], settings, FeatureCache()), InputError, says)
+    source = ModelEmbeddings(tiny, FeatureCache())
+    assert_one_line(lambda: methods.scores_of(method, source, [task], settings), InputError, says)
 
 
 def test_settings_that_leave_no_view_are_no_settings() -> None:

@@ -15,10 +15,11 @@ from PIL import Image
 from evaluation.attribution_metrics import content, cosines
 from evaluation.m2ib import attribute
 from evaluation.overlays import rescaled
-from filters.errors import BudgetExceeded
+from filters.errors import BudgetExceeded, InputError
 from pipelines import index
 from pipelines.attribute import FOLDER, AttributeConfig, run
 from pipelines.cli import main
+from pipelines.report_attributions import attributions
 from pipelines.store.root import Root
 from tests.pipelines.chain import picture
 from tests.pipelines.pictured import Given, add_shard, uid_of
@@ -97,10 +98,22 @@ def test_what_is_there_is_left_alone(root: Root, tiny_model: Path, tmp_path: Pat
     assert run(config)["counts"] == {"attributed": 2}
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path.is_file()}
     more = run(config.model_copy(update={"limit": 3}))
-    assert more["counts"] == {"attributed": 1, "done_before": 2}
+    assert (more["rows_in"], more["counts"], more["done_before"]) == (1, {"attributed": 1}, 2)
+    assert run(config)["rows_in"] == 0
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
     other = run(config.model_copy(update={"beta": 1.0}))
     assert other["counts"] == {"attributed": 2}
+
+
+def test_the_report_takes_them_from_the_best_match_to_the_worst(root: Root, tiny_model: Path) -> None:
+    config = AttributeConfig(root=root.url, model=str(tiny_model), where="true", **QUICK)
+    out = run(config)["out"]
+    name = Path(out).name
+    shown = attributions(root, name)
+    best = sorted(written(root, FOLDER, name).values(), key=lambda facts: -facts["cosine"])
+    assert [picture.caption for picture in shown] == [facts["caption"] for facts in best]
+    with pytest.raises(InputError, match="attributions nowhere: nothing there"):
+        attributions(root, "nowhere")
 
 
 def test_uids_by_their_first_characters(root: Root, tiny_model: Path, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from evaluation.results import read_results
 from evaluation.tasks import Task, write_task
-from pipelines.evaluate import EvaluateConfig, _mark, main
+from pipelines.evaluate import EvaluateConfig, main
+from pipelines.evaluated import Models, sets_of
 from pipelines.store.root import Root
 from tests.evaluation.test_cache import picture
 
@@ -18,21 +19,19 @@ from tests.evaluation.test_cache import picture
 def test_a_corrected_label_makes_a_result_old(tmp_path: Path) -> None:
     """A label file keeps its length when a label is corrected, so sizes do not tell."""
     root, config = Root(str(tmp_path)), EvaluateConfig(root=str(tmp_path), reference="a")
-    root.write_json({"config": {}, "sources": []}, "mixes", "model", "mix.lock.json")
     root.write_bytes(b"1", "eval", "a", "test", "0.tar")
-    before = _mark(root, "model", config)
-    assert before == _mark(root, "model", config)
+    before = sets_of(root, config).made_from
+    assert before == sets_of(root, config).made_from
     root.write_bytes(b"2", "eval", "a", "test", "0.tar")
-    assert before != _mark(root, "model", config)
+    assert before != sets_of(root, config).made_from
 
 
 def test_a_changed_recipe_of_the_mixture_makes_a_result_old(tmp_path: Path) -> None:
     root, config = Root(str(tmp_path)), EvaluateConfig(root=str(tmp_path), reference="a")
-    root.write_bytes(b"1", "eval", "a", "test", "0.tar")
     root.write_json({"config": {"where": None}, "sources": []}, "mixes", "model", "mix.lock.json")
-    before = _mark(root, "model", config)
+    before = Models(root, config).origin("model")
     root.write_json({"config": {"where": "true"}, "sources": []}, "mixes", "model", "mix.lock.json")
-    assert before != _mark(root, "model", config)
+    assert before != Models(root, config).origin("model")
 
 
 @pytest.fixture

@@ -106,10 +106,10 @@ def test_fifty_steps_in_a_row_are_open_clips(kind: Kind, limit: float) -> None:
 @pytest.mark.parametrize("loss", ["clip", "siglip"])
 @pytest.mark.parametrize("name", ["ViT-B-32", "RN50"])
 def test_each_step_of_a_real_architecture_is_open_clips(name: str, loss: LossName) -> None:
-    """Widths, depths and vocabulary are the real ones; pictures are small, and steps few."""
+    """Widths, depths and vocabulary are the real ones; pictures are small."""
     torch.manual_seed(0)
     model = open_clip.create_model(name, load_weights=False, force_image_size=64, **initial_logits(loss))
-    batches = [real_batch(model, 8, number) for number in range(4)]
+    batches = [real_batch(model, 8, number) for number in range(STEPS)]
     compare_forced(model, loss, batches)
 
 
