@@ -176,7 +176,8 @@ def candidates(points: Points, limits: Limits, step: float) -> Floats | Refusal:
 
 
 def outcome(predicted: Estimate, measured: Estimate) -> Outcome:
-    """A predicted accuracy beside the one that was measured, whose errors are independent."""
+    """A predicted accuracy beside the one that was measured, their errors added as if they had no pictures in common,
+    which makes the interval too wide rather than too narrow."""
     off = 100 * (measured.value - predicted.value)
     error = 100 * float(np.hypot(predicted.error, measured.error))
     points = Estimate(off, off - 1.96 * error, off + 1.96 * error, error)

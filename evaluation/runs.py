@@ -15,7 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from evaluation.accuracies import source_label
+from evaluation.accuracies import Metric, source_label
+from evaluation.metrics import Ranks, top_k
 from evaluation.results import ALL_CLASSES, Component, Result
 from filters.errors import InputError
 
@@ -26,8 +27,8 @@ Half = Literal["fit", "report"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pictures:
-    """One set's pictures in the order of their keys: `keys` and `concepts` [N], `values` float64 [N], the expected
-    k-way accuracies in 0 to 1."""
+    """One set's pictures in the order of their keys: `keys` and `concepts` [N], `values` float64 [N], the accuracy on
+    each, 0 to 1."""
 
     keys: Names
     concepts: Names
@@ -74,11 +75,19 @@ def half_of(concept: str) -> Half:
     return "report" if hashlib.sha256(concept.encode()).digest()[0] & 1 else "fit"
 
 
-def run_of(result: Result, images: pa.Table, *, group: str | None = None, flags: Iterable[str] = ()) -> Run:
+def run_of(
+    result: Result,
+    images: pa.Table,
+    *,
+    group: str | None = None,
+    flags: Iterable[str] = (),
+    metric: Metric = "value",
+) -> Run:
     """A run from its line of a results file and the table of its pictures (schema `evaluation.results.IMAGES`).
 
     `images` may hold other runs too. `group` is by default the run's sources with their shares, and its filter.
-    InputError where the table has no picture of the run, or one twice.
+    `metric` is the study's own expected k-way accuracy, or "acc1", to stand beside other tools' results. InputError
+    where the table has no picture of the run, or one twice.
     """
     mine = images.filter(pc.equal(images["run_id"], result.run_id))
     if not mine.num_rows:
@@ -93,8 +102,10 @@ def run_of(result: Result, images: pa.Table, *, group: str | None = None, flags:
         n_total=result.n_total,
         seed=result.seed,
         samples_seen=result.samples_seen,
-        pictures={pair: _pictures(result.run_id, mine, *pair) for pair in pairs},
-        chance={name: figure.chance for name, figure in result.eval.items()},
+        pictures={pair: _pictures(result.run_id, mine, *pair, metric) for pair in pairs},
+        chance={
+            name: figure.chance if metric == "value" else 1 / figure.classes for name, figure in result.eval.items()
+        },
         same_family=frozenset(name for name, figure in result.eval.items() if figure.same_family),
         flags=frozenset(flags),
     )
@@ -115,10 +126,15 @@ def _group(result: Result) -> str:
     return f"{source_label(result)} ({filtered})" if filtered else source_label(result)
 
 
-def _pictures(run_id: str, table: pa.Table, task: str, concepts: str) -> Pictures:
+def _pictures(run_id: str, table: pa.Table, task: str, concepts: str, metric: Metric) -> Pictures:
     part = table.filter(pc.and_(pc.equal(table["task"], task), pc.equal(table["concepts"], concepts))).sort_by("key")
     keys, names = (np.asarray(part[column].to_pylist(), np.str_) for column in ("key", "concept"))
     if (keys[1:] == keys[:-1]).any():
         where = task if concepts in (task, ALL_CLASSES) else f"{task} on the classes of {concepts}"
         raise InputError(f"{run_id}: {where}: picture {keys[1:][keys[1:] == keys[:-1]][0]} stands in its table twice")
-    return Pictures(keys, names, np.asarray(part["expected_accuracy"].to_numpy(), np.float64))
+    if metric == "value":
+        values = np.asarray(part["expected_accuracy"].to_numpy(), np.float64)
+    else:
+        higher, ties = (np.asarray(part[column].to_numpy(), np.int64) for column in ("rank", "ties"))
+        values = top_k(Ranks(higher, ties), 1)
+    return Pictures(keys, names, values)

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "probe": ("pipelines.probe", "linear probes and few-shot classifiers on models' features"),
     "compare": ("pipelines.compare", "two evaluated models, set by set, with a test"),
     "robustness": ("pipelines.robustness", "accuracies under shift to lines and effective robustness"),
+    "advise": ("pipelines.advise", "runs so far to the next mixture, with a prediction"),
     "attribute": ("pipelines.attribute", "pairs to pictures of what a model's match rests on"),
     "report": ("pipelines.report", "results to one HTML page"),
     "sql": ("pipelines.sql", "a question to the catalog"),

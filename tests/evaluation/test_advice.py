@@ -14,7 +14,7 @@ from evaluation.draws import Estimate, Refusal, panel_of
 from evaluation.points import Points, points_of
 from evaluation.predictors import Predictor, mediant, output_mixing, regression
 from filters.errors import InputError
-from tests.evaluation.planted import LINES, REFERENCE, SHIFT, mixed, run, singles, x_of
+from tests.evaluation.study_runs import LINES, REFERENCE, SHIFT, mixed, run, singles, x_of
 
 Line = tuple[float, float]
 # The best source on the shift is the worst on the reference: each point of one costs some of the other.

@@ -15,7 +15,7 @@ from evaluation.ensemble import Features, ensemble
 from evaluation.metrics import expected_k_way, true_ranks
 from evaluation.runs import Pictures, half_of
 from filters.errors import InputError
-from tests.evaluation.planted import REFERENCE, SHIFT, WAYS, run, singles
+from tests.evaluation.study_runs import REFERENCE, SHIFT, WAYS, run, singles
 
 CLASSES, COUNT = 10, 300
 

@@ -11,7 +11,7 @@ from evaluation.mixing import Mixture, best_parent, line_of, mixture, output_les
 from evaluation.robustness import SourceLine
 from evaluation.runs import Run
 from filters.errors import InputError
-from tests.evaluation.planted import LINES, REFERENCE, SHIFT, mixed, run, singles, x_of
+from tests.evaluation.study_runs import LINES, REFERENCE, SHIFT, mixed, run, singles, x_of
 
 HALVES = {"ant": 0.5, "bee": 0.5}
 NAME = "ant+bee 50:50"

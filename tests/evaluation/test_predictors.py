@@ -23,7 +23,7 @@ from evaluation.predictors import (
 )
 from evaluation.runs import Run
 from filters.errors import InputError
-from tests.evaluation.planted import LINES, REFERENCE, SHIFT, mixed, run, singles, x_of
+from tests.evaluation.study_runs import LINES, REFERENCE, SHIFT, mixed, run, singles, x_of
 
 RNG = np.random.default_rng(5)
 DIRICHLET = [dict(zip(LINES, w.tolist(), strict=True)) for w in RNG.dirichlet(np.ones(3), 8).round(2) + 1e-9]

@@ -11,7 +11,7 @@ from evaluation.draws import Refusal, panel_of
 from evaluation.mixing import source_lines
 from evaluation.ranking import Dominance, Ranking, both_answers, dominance, rank
 from evaluation.runs import Run
-from tests.evaluation.planted import REFERENCE, SIZES, run, x_of
+from tests.evaluation.study_runs import REFERENCE, SIZES, run, x_of
 
 Slopes = dict[str, dict[str, tuple[float, float]]]
 # ant is best on ink, bee on wax; cat is last on both.

@@ -15,7 +15,7 @@ from evaluation.runs import half_of, run_of, shares_of
 from evaluation.shifts import Protocol, evaluate_similarities
 from filters.errors import InputError
 from tests.evaluation.conftest import MakeTask
-from tests.evaluation.planted import REFERENCE, SHIFT, mixed, run, singles
+from tests.evaluation.study_runs import REFERENCE, SHIFT, mixed, run, singles
 
 NAMES = ["fox", "hen", "sea", "cup", "elk", "fig"]
 
