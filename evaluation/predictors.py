@@ -67,6 +67,8 @@ def mediant(points: Points, shares: Floats, totals: Floats) -> Floats | Refusal:
 
 def output_mixing(points: Points, shares: Floats, totals: Floats) -> Floats | Refusal:
     """An ensemble of single-source models weighed by the shares, where one was evaluated; of the nearest total."""
+    if not points.of("output_mix").any():
+        return Refusal("no ensemble was evaluated")
     weights = np.zeros((len(shares), len(points.totals)))
     ensembles = points.of("output_mix", "single")
     for row, (wanted, total) in enumerate(zip(shares, totals, strict=True)):

@@ -151,7 +151,9 @@ def test_what_is_refused() -> None:
     assert "4 runs are too few for a regression on 3 sources" in str(
         regression(whole.only(np.arange(20) < 4), np.zeros((1, 3)), total)
     )
-    assert "ant 0.50, bee 0.50" in str(output_mixing(whole, np.array([[0.5, 0.5, 0.0]]), total))
+    assert str(output_mixing(whole, np.eye(3), total.repeat(3))) == "cannot test: no ensemble was evaluated"
+    some = points(mixed(EVEN, kind="output_mix"))
+    assert "ant 0.50, bee 0.50" in str(output_mixing(some, np.array([[0.5, 0.5, 0.0]]), total))
 
 
 def scores(model: str, source: str, size: float | None = 4000, **accuracy: float) -> ModelScores:
