@@ -112,7 +112,7 @@ def panel_of(
     up, y_values = _stacked(runs, (shift, shift), half)
     generator = np.random.default_rng(seed)
     drawn = drawn_means(across, x_values, up, y_values, resamples, generator)
-    chance = runs[0].chance[shift]
+    chance = _chance(runs, shift)
     cells = _cells(runs)
     counts = (len(across.keys), len(up.keys))
     x, y = (to_axis(v.mean(axis=1), images=n) for v, n in zip((x_values, y_values), counts, strict=True))
@@ -158,6 +158,17 @@ def _stacked(runs: Sequence[Run], name: tuple[str, str], half: Half | None) -> t
     if len(parts[0].keys) < 2:
         raise InputError(f"{where}: {len(parts[0].keys)} pictures are too few for an interval")
     return parts[0], np.stack([part.values for part in parts])
+
+
+def _chance(runs: Sequence[Run], shift: str) -> float:
+    """Chance on the shift, and on the reference on its classes; the same question must be asked of all runs."""
+    for run in runs:
+        if run.chance[shift] != runs[0].chance[shift]:
+            raise InputError(
+                f"{run.run_id} and {runs[0].run_id} were asked different questions of {shift}, by chance "
+                f"{run.chance[shift]:g} and {runs[0].chance[shift]:g}; evaluate both with the same ways"
+            )
+    return runs[0].chance[shift]
 
 
 def _cells(runs: Sequence[Run]) -> Ints:

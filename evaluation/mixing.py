@@ -136,12 +136,19 @@ def output_less_input(
     return estimate(above - below, drawn_above - drawn_below)
 
 
-def _point(panel: Panel, lines: Lines, group: str, n_total: int) -> _Point | Refusal:
+def above_lines(panel: Panel, lines: Lines, group: str, n_total: int) -> Estimate | Refusal:
+    """How far a group at one of its sizes is above its sources' lines in proportion, in probits, at its own reference
+    accuracy: of a filtered source, what the filter did that is not a change of size. Refused as a mixture is."""
+    point = _point(panel, lines, group, n_total, least=1)
+    return point if isinstance(point, Refusal) else estimate(*_excess(point))
+
+
+def _point(panel: Panel, lines: Lines, group: str, n_total: int, *, least: int = 2) -> _Point | Refusal:
     rows = panel.rows(group, n_total)
     if not rows:
         raise InputError(f"no run of {group} has {n_total} samples")
     shares = panel.runs[rows[0]].shares
-    if len(shares) < 2:
+    if len(shares) < least:
         raise InputError(f"{group} is of {len(shares)} sources; a mixture has two or more")
     if panel.floor[rows].any():
         return Refusal(f"{group} at {n_total}: its interval touches chance ({panel.chance:.3f})", "at floor")

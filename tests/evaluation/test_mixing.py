@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm
 
 from evaluation.draws import Estimate, Panel, Refusal, panel_of
-from evaluation.mixing import Mixture, best_parent, line_of, mixture, output_less_input, source_lines
+from evaluation.mixing import Mixture, above_lines, best_parent, line_of, mixture, output_less_input, source_lines
 from evaluation.robustness import SourceLine
 from evaluation.runs import Run
 from filters.errors import InputError
@@ -162,3 +162,16 @@ def test_output_against_input() -> None:
     other = panel(*mixes, mixed({"ant": 0.5, "cat": 0.5}, kind="output_mix"))
     with pytest.raises(InputError, match="are of different sources"):
         output_less_input(other, source_lines(other), (NAME, 4000), ("ant+cat 50:50 ensemble", 4000))
+
+
+def test_a_filtered_run_above_its_sources_line() -> None:
+    at = x_of(4000)
+    better = run(
+        "bee filtered", (at, LINES["bee"][0] * at + LINES["bee"][1] + 0.3), shares={"bee": 1.0}, kind="filtered"
+    )
+    seen = panel(better)
+    one = above_lines(seen, source_lines(seen), "bee filtered", 4000)
+    assert isinstance(one, Estimate) and one.value == pytest.approx(0.3, abs=1e-6) and one.clear
+    assert "bee filtered" not in source_lines(seen)
+    short = panel(better, sizes=(1000, 2000))
+    assert isinstance(above_lines(short, source_lines(short), "bee filtered", 4000), Refusal)

@@ -37,6 +37,9 @@ def test_a_run_read_from_a_result(make_task: MakeTask) -> None:
     assert ink.reference is not None
     assert read.pictures["ref", "ink"].values.mean() == pytest.approx(ink.reference.value)
     assert sorted(set(read.pictures["ref", "all"].concepts)) == sorted(NAMES)
+    top = run_of(found.result, found.images, metric="acc1")
+    assert top.pictures["ink", "ink"].values.mean() == pytest.approx(ink.acc1)
+    assert top.chance == {"ref": 1 / 6, "ink": 1 / 4}
     filtered = replace(found.result, kind="filtered", filter={"scorer": "a-1", "fraction": 0.5})
     assert run_of(filtered, found.images).group == "a+b filtered (fraction=0.5, scorer=a-1)"
     assert shares_of([]) == {}
@@ -116,5 +119,7 @@ def test_runs_that_make_no_panel() -> None:
         panel_of([one], "glyph", REFERENCE)
     with pytest.raises(InputError, match="were evaluated on different pictures of ink"):
         panel_of([one, run("bee", (0.0, 0.0), prefix="other ")], SHIFT, REFERENCE)
+    with pytest.raises(InputError, match=r"different questions of ink, by chance 0\.2 and 0\.05; evaluate both"):
+        panel_of([one, replace(one, chance={SHIFT: 0.2})], SHIFT, REFERENCE)
     with pytest.raises(InputError, match="1 pictures are too few"):
         panel_of([run("ant", (0.0, 0.0), count=1)], SHIFT, REFERENCE)
