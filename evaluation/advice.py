@@ -67,7 +67,7 @@ class Advice:
     gains: Mapping[str, Gain]
     ranges: Mapping[str, tuple[float, float]]
     reference_price: Estimate | Refusal
-    doubling: Estimate
+    doubling: Estimate | Refusal
     sample_price: float | Refusal
     kept: float
     notes: tuple[str, ...]
@@ -75,7 +75,7 @@ class Advice:
     def as_json(self) -> dict[str, Any]:
         """Plain JSON types; what is refused is its text."""
         found = asdict(self)
-        for name in ("reference_price", "sample_price"):
+        for name in ("reference_price", "sample_price", "doubling"):
             value = getattr(self, name)
             found[name] = str(value) if isinstance(value, Refusal) else found[name]
         return {**found, "notes": list(self.notes), "ranges": {name: list(r) for name, r in self.ranges.items()}}
@@ -126,17 +126,13 @@ def propose(
     best = int(np.flatnonzero(enough)[said.y[enough].argmax()])
     chosen = shares[best]
     generator = np.random.default_rng(seed)
-    figures = [_predicted(predictor, report, chosen, total) for total in (limits.total, 2 * limits.total)]
-    if any(isinstance(figure, Refusal) for figure in figures):
-        return next(figure for figure in figures if isinstance(figure, Refusal))
-    now, twice = (figure for figure in figures if isinstance(figure, Predicted))
+    now, twice = (_predicted(predictor, report, chosen, total) for total in (limits.total, 2 * limits.total))
+    if isinstance(now, Refusal):
+        return now
     noise = generator.standard_normal((2, len(now.drawn_y))) * (spread or 0.0)
     x, y = now.drawn_x[:, 0] + noise[0], now.drawn_y[:, 0] + noise[1]
     rivals = _rivals(choose, report, limits)
-    points = 100 * from_axis(now.y[0])
-    doubling = estimate(
-        100 * from_axis(twice.y[0]) - points, 100 * (from_axis(twice.drawn_y[:, 0]) - from_axis(now.drawn_y[:, 0]))
-    )
+    doubling = _doubling(now, twice)
     return Advice(
         predictor=name,
         total=limits.total,
@@ -265,7 +261,18 @@ def _reference_price(now: Predicted, x: Floats, y: Floats, other: Predicted | No
     return estimate(lost[0] / gained[0], lost[1] / gained[1])
 
 
-def _sample_price(total: int, doubling: Estimate) -> float | Refusal:
+def _doubling(now: Predicted, twice: Predicted | Refusal) -> Estimate | Refusal:
+    if isinstance(twice, Refusal):
+        return twice
+    if np.array_equal(now.drawn_y, twice.drawn_y):
+        return Refusal("each of these sources has runs of one size only: what more samples add is not known")
+    drawn = from_axis(twice.drawn_y[:, 0]) - from_axis(now.drawn_y[:, 0])
+    return estimate(100 * (from_axis(twice.y[0]) - from_axis(now.y[0])), 100 * drawn)
+
+
+def _sample_price(total: int, doubling: Estimate | Refusal) -> float | Refusal:
+    if isinstance(doubling, Refusal):
+        return doubling
     if doubling.low <= 0:
         return Refusal("twice the samples have no effect on the shift that these runs could show")
     return float(total * (2 ** (1 / doubling.value) - 1))

@@ -12,7 +12,7 @@ import numpy as np
 
 from evaluation.draws import Bools, Estimate, Refusal, estimate
 from evaluation.lines import SEED, Floats
-from evaluation.points import Points
+from evaluation.points import SAME, Points
 
 # Weights float64 [c, m] on the points [m] for mixtures of shares [c, S] and totals [c]; what it says is weights @ y.
 Predictor = Callable[[Points, Floats, Floats], Floats | Refusal]
@@ -66,15 +66,16 @@ def mediant(points: Points, shares: Floats, totals: Floats) -> Floats | Refusal:
 
 
 def output_mixing(points: Points, shares: Floats, totals: Floats) -> Floats | Refusal:
-    """An ensemble of single-source models weighed by the shares, where one was evaluated; of the nearest total."""
+    """An ensemble of single-source models weighed by the shares, where one was evaluated; of the nearest total, and
+    from there as the mediant law has it."""
     if not points.of("output_mix").any():
         return Refusal("no ensemble was evaluated")
     weights = np.zeros((len(shares), len(points.totals)))
     ensembles = points.of("output_mix", "single")
     for row, (wanted, total) in enumerate(zip(shares, totals, strict=True)):
-        found = _nearest(points, ensembles & points.with_shares(wanted), total)
+        found = _measured(points, ensembles, wanted, total)
         if isinstance(found, Refusal):
-            return Refusal(f"no ensemble was evaluated with the shares {_named(points, wanted)}")
+            return Refusal(f"ensembles: {found.reason}")
         weights[row] = found
     return weights
 
@@ -104,13 +105,13 @@ def regression(points: Points, shares: Floats, totals: Floats) -> Floats | Refus
 
 
 def even(points: Points, shares: Floats, totals: Floats) -> Floats | Refusal:
-    """Whatever the shares: the mixture of all sources in equal parts of the nearest total, or what the mediant law
-    says of it where it was not trained."""
+    """Whatever the shares: the mixture of all sources in equal parts, from the nearest total on as the mediant law
+    has it, or all by that law where it was not trained."""
     equal = np.full(len(points.sources), 1 / len(points.sources))
-    mine = points.of("input_mix") & points.with_shares(equal)
-    if not mine.any():
+    found = [_measured(points, points.of("input_mix"), equal, total) for total in totals]
+    if any(isinstance(weights, Refusal) for weights in found):
         return mediant(points, np.tile(equal, (len(shares), 1)), totals)
-    return np.stack([w for total in totals if not isinstance(w := _nearest(points, mine, total), Refusal)])
+    return np.stack([weights for weights in found if not isinstance(weights, Refusal)])
 
 
 def best_single(points: Points, shares: Floats, totals: Floats) -> Floats | Refusal:
@@ -231,16 +232,26 @@ def _penalty(columns: int, penalty: float, free: Sequence[int]) -> Floats:
     return np.diag(diagonal)
 
 
-def _nearest(points: Points, among: Bools, total: float) -> Floats | Refusal:
-    """Equal weights [m] on those of the points whose total is nearest."""
-    rows = np.flatnonzero(among)
+def _measured(points: Points, among: Bools, shares: Floats, total: float) -> Floats | Refusal:
+    """Weights [m] of what was measured of these shares [S] at the nearest total, and of what the mediant law adds from
+    there to `total`; refused where nothing was measured, or the sources have one size each."""
+    rows = np.flatnonzero(among & points.with_shares(shares))
     if not len(rows):
-        return Refusal("no such point")
+        return Refusal(f"none was evaluated with the shares {_named(points, shares)}")
     apart = np.abs(np.log(points.totals[rows]) - np.log(total))
     mine = rows[apart <= apart.min() + 1e-9]
     weights = np.zeros(len(points.totals))
     weights[mine] = 1 / len(mine)
-    return weights
+    near = float(points.totals[mine[0]])
+    if abs(np.log(near / total)) <= SAME:
+        return weights
+    step = mediant(points, np.tile(shares, (2, 1)), np.array([total, near]))
+    if isinstance(step, Refusal):
+        return step
+    if np.allclose(step[0], step[1]):
+        why = f"no source at several sizes says what {total:.0f} do"
+        return Refusal(f"it was evaluated at {near:.0f} samples, and {why}")
+    return np.asarray(weights + step[0] - step[1], np.float64)
 
 
 def _named(points: Points, shares: Floats) -> str:

@@ -264,10 +264,10 @@ def _lines(advice: Advice, target: str) -> Iterator[str]:
         yield f"against {rival}: {_points(gain.points)} points: {gain.verdict}"
     if isinstance(advice.reference_price, Estimate):
         yield f"a point on {target} costs {_points(advice.reference_price)} points on the reference, from even mixing"
+    if isinstance(advice.doubling, Estimate):
+        yield f"twice the samples add {_points(advice.doubling)} points on {target}"
     price = advice.sample_price
-    yield f"twice the samples: {_points(advice.doubling)} points" + (
-        f"; one more point takes {price:.3g} more samples" if isinstance(price, float) else f"; {price}"
-    )
+    yield f"one more point takes {price:.3g} more samples" if isinstance(price, float) else f"samples: {price}"
     yield from advice.notes
 
 

@@ -96,9 +96,17 @@ def test_the_price_of_a_point() -> None:
     assert isinstance(found.reference_price, Estimate)
     assert found.reference_price.value == pytest.approx(lost / gained, rel=0.05)  # a half of the pictures
     added = 100 * (norm.cdf(at + 0.75) - norm.cdf(at + 0.4))
+    assert isinstance(found.doubling, Estimate)
     assert found.doubling.value == pytest.approx(added, rel=0.05)
     assert found.sample_price == pytest.approx(4000 * (2 ** (1 / added) - 1), rel=0.05)
     assert found.doubling.clear
+
+
+def test_runs_of_one_size_say_nothing_of_more_samples() -> None:
+    fit, report = (part.only(part.totals == 4000) for part in halves())
+    found = advised(Limits(total=4000), points=(fit, report))
+    assert "runs of one size only: what more samples add is not known" in str(found.doubling)
+    assert found.sample_price == found.doubling
 
 
 def test_equal_sources_have_no_detectable_gain() -> None:
@@ -128,7 +136,7 @@ def test_output_mixing_chooses_among_the_ensembles_there_are() -> None:
     assert advised(limits, predictor=output_mixing).shares == pytest.approx({"ant": 0.5, "bee": 0.5})
     choose, report = halves()
     nothing = Limits(total=4000, rows=dict.fromkeys(LINES, 1500))
-    assert "no ensemble was evaluated" in str(propose("o", output_mixing, choose, report, nothing))
+    assert "none was evaluated with the shares" in str(propose("o", output_mixing, choose, report, nothing))
 
 
 def test_candidates() -> None:
