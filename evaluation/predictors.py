@@ -233,8 +233,8 @@ def _penalty(columns: int, penalty: float, free: Sequence[int]) -> Floats:
 
 
 def _measured(points: Points, among: Bools, shares: Floats, total: float) -> Floats | Refusal:
-    """Weights [m] of what was measured of these shares [S] at the nearest total, and of what the mediant law adds from
-    there to `total`; refused where nothing was measured, or the sources have one size each."""
+    """Weights [m] of what was measured of these shares [S] at the nearest total, and of what the mediant law adds
+    from there to `total`; refused where nothing was measured, or the sources have one size each."""
     rows = np.flatnonzero(among & points.with_shares(shares))
     if not len(rows):
         return Refusal(f"none was evaluated with the shares {_named(points, shares)}")
