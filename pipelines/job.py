@@ -118,8 +118,8 @@ def run_recorded(job: str, config: JobConfig, run: Callable[[], dict[str, Any]])
         raise
     finally:
         record["seconds"] = round(time.monotonic() - begin, 3)
-        # A failed run with a mistyped root must not make a folder of that name.
-        if record["status"] == "done" or root.exists():
+        # A mistyped root, or a job that needs none, must not make a folder of that name.
+        if root.exists():
             root.write_json(record, "runs", f"{record['id']}.json")
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -33,7 +34,7 @@ from pipelines.store.root import Root
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
-SMALL = {"rows": 600, "samples_per_shard": 25, "samples_seen": 1280, "methods": ["umfc"]}
+SMALL: dict[str, Any] = {"rows": 600, "samples_per_shard": 25, "samples_seen": 1280, "methods": ["umfc"]}
 MODELS = 8
 
 

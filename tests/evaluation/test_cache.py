@@ -91,3 +91,18 @@ def test_the_picture_that_cannot_be_embedded_is_named(tiny: LoadedModel, tmp_pat
     with pytest.raises(InputError, match=r"^a set/x: 3: picture 2: .*not a whole picture"):
         FeatureCache(tmp_path).images(tiny, broken)
     assert not list(tmp_path.iterdir())
+
+
+def test_scores_of_a_method_are_made_once_for_what_they_follow_from(tiny: LoadedModel, tmp_path: Path) -> None:
+    cache, made = FeatureCache(tmp_path), []
+
+    def make() -> np.ndarray:
+        made.append(len(made))
+        return np.full((3, 2), len(made), np.float32)
+
+    first = cache.scores(tiny, task([1, 2, 3]), 2, "tpt-a", make)
+    np.testing.assert_array_equal(cache.scores(tiny, task([1, 2, 3]), 2, "tpt-a", make), first)
+    assert made == [0]
+    cache.scores(tiny, task([1, 2, 3]), 2, "tpt-b", make)  # by other settings
+    cache.scores(tiny, task([1, 2, 4]), 2, "tpt-a", make)  # of other pictures
+    assert made == [0, 1, 2]

@@ -66,7 +66,7 @@ def test_a_foreign_model_by_all_methods_side_by_side(
     assert f"{name}: shifted: zero_shot " in err
     [result] = read_results(sets / "results" / f"{name}+tpt.jsonl")
     assert (result.kind, result.run_id) == ("external", f"{name}+tpt")
-    assert len(list((sets / "eval_cache").rglob("*.npy"))) == 2
+    assert len(list((sets / "eval_cache").rglob("*.npy"))) == 4  # of each set the features, and TPT's scores
     assert main(flags) == 0
     assert json.loads(capsys.readouterr().out)["shards_skipped"] == 1
     assert main([*flags, "--set", "test_time.steps=0"]) == 0  # other settings: done again

@@ -141,6 +141,7 @@ def test_a_hugging_face_like_or_timm_tower_of_open_clip_is_prepared() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo itself looks at it
 def test_compiled_layers_give_the_same_gradients() -> None:
     found = []
     for compiled in (False, True):
