@@ -5,12 +5,10 @@ headwater demo --root build/demo
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -32,6 +30,7 @@ from evaluation.methods import TestTime
 from evaluation.results import Result
 from filters.errors import InputError
 from pipelines import attribute, build_mix, dedupe, download, evaluate, index, ingest, report, score, signals, train
+from pipelines.alone import alone
 from pipelines.config import JobConfig, load_config
 from pipelines.job import job_main, run_recorded, say
 from pipelines.report import Findings, all_results
@@ -82,7 +81,7 @@ class DemoConfig(JobConfig):
 def run(config: DemoConfig) -> dict[str, Any]:
     """Run every stage that is not done yet, then say what was found and how the models did."""
     root, began = Root(config.root), time.monotonic()
-    with _alone(root.local()):
+    with alone(root.local(), "demo"):
         try:
             for name, stage in STAGES.items():
                 stage(config)
@@ -108,18 +107,6 @@ def run(config: DemoConfig) -> dict[str, Any]:
 def plan(config: DemoConfig) -> dict[str, Any]:
     """The stages that a demo run would go through."""
     return {"root": config.root, "stages": list(STAGES)[: list(STAGES).index(config.until) + 1]}
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other demos out of the folder; the lock ends with its process, however that ends. InputError if taken."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".demo.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{folder}: a demo is running here; wait for it, or choose another --root") from None
-        yield
 
 
 def _claim(root: Root, config: DemoConfig, plan: pa.Table) -> None:

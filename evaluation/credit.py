@@ -19,9 +19,10 @@ from scipy.stats import spearmanr
 
 from evaluation.draws import Estimate, Panel, Refusal, drawn_means, estimate
 from evaluation.ensemble import Features, ensemble
+from evaluation.halves import Half
 from evaluation.lines import RESAMPLES, SEED, Floats, from_axis, to_axis
 from evaluation.metrics import Ints, expected_k_way, true_ranks
-from evaluation.runs import Half, Pictures
+from evaluation.runs import Pictures
 from filters.errors import InputError
 
 Value = Literal["probit", "effective"]

@@ -19,9 +19,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from evaluation.halves import Half
 from evaluation.lines import RESAMPLES, SEED, Floats, Insufficient, to_axis
 from evaluation.metrics import Interval, at_floor
-from evaluation.runs import Half, Pictures, Run
+from evaluation.runs import Pictures, Run
 from filters.errors import InputError
 
 Bools = npt.NDArray[np.bool_]

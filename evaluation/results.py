@@ -114,7 +114,10 @@ class RetrievalResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunInfo:
-    """What is known of a model before it is evaluated: its data and its training."""
+    """What is known of a model before it is evaluated: its data and its training.
+
+    `flags` say what is wrong with it, though it is kept: `barely converged` for one.
+    """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -134,6 +137,7 @@ class RunInfo:
     code_version: str = ""
     model: str = ""
     families: list[str] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

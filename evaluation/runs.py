@@ -1,14 +1,9 @@
-"""Runs of the source study: what each model was made from, and its figure on every single picture.
-
-Concepts are split once, by hash: what fits lines, chooses or advises looks at one half, what reports at the other.
-"""
+"""Runs of the source study: what each model was made from, and its figure on every single picture."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from evaluation.accuracies import Metric, source_label
+from evaluation.halves import Half, in_half
 from evaluation.metrics import Ranks, top_k
 from evaluation.results import ALL_CLASSES, Component, Result
 from filters.errors import InputError
 
 Floats = npt.NDArray[np.float64]
 Names = npt.NDArray[np.str_]
-Half = Literal["fit", "report"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +34,7 @@ class Pictures:
         if half is None:
             return self
         names, place = np.unique(self.concepts, return_inverse=True)
-        mine = np.array([half_of(str(name)) == half for name in names], bool)[place]
+        mine = in_half(names.tolist(), half)[place]
         return Pictures(self.keys[mine], self.concepts[mine], self.values[mine])
 
 
@@ -68,11 +63,6 @@ class Run:
     def cell(self) -> tuple[str, int, int | None]:
         """What is the same for runs that differ in nothing but their seed."""
         return self.group, self.n_total, self.samples_seen
-
-
-def half_of(concept: str) -> Half:
-    """The half of a concept, for ever: "report" where the first byte of the SHA-256 of its name (UTF-8) is odd."""
-    return "report" if hashlib.sha256(concept.encode()).digest()[0] & 1 else "fit"
 
 
 def run_of(

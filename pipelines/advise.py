@@ -21,10 +21,11 @@ from pydantic import BeforeValidator, Field
 from evaluation.accuracies import Metric, joined, read_scores, set_name
 from evaluation.advice import Advice, Limits, outcome, propose
 from evaluation.draws import Estimate, Refusal, estimate, panel_of
+from evaluation.halves import Half
 from evaluation.lines import from_axis
 from evaluation.points import Points, points_of, points_of_scores, together
 from evaluation.predictors import PREDICTORS, LeftOut, leave_one_mixture_out
-from evaluation.runs import Half, Run
+from evaluation.runs import Run
 from filters.errors import ConfigError, InputError
 from pipelines.config import JobConfig
 from pipelines.draw import survey

@@ -44,12 +44,21 @@ def read_runs(
     lacking = {r.run_id: f"was not evaluated on {found}" for r, _ in pairs if found not in r.eval}
     runs = []
     for path in dict.fromkeys(path for _, path in pairs):
-        images = read_images(path.with_name(path.name.removesuffix(".jsonl") + ".images.parquet"))
-        runs += [run_of(r, images, metric=metric) for r, p in pairs if p == path and r.run_id not in lacking]
+        here = [result for result, file in pairs if file == path and result.run_id not in lacking]
+        tables = {result.run_id: _images_path(path, result.run_id) for result in here}
+        read = {file: read_images(file) for file in set(tables.values())}
+        runs += [run_of(result, read[tables[result.run_id]], metric=metric) for result in here]
     if pairs and not runs:
         sets = sorted({name for result, _ in pairs for name in result.eval if name not in bases})
         raise InputError(f"target: no run was evaluated on {target!r}; there are {', '.join(sets) or 'no shifts'}")
     return runs, {"target": found, "reference": base}, lacking
+
+
+def _images_path(results: Path, run: str) -> Path:
+    """Where the pictures behind a result are: beside a file of `headwater evaluate`, or in a study's folder."""
+    beside = results.with_name(results.name.removesuffix(".jsonl") + ".images.parquet")
+    others = (results.with_name("runs") / run / "images.parquet", results.with_name("images.parquet"))
+    return next((path for path in (beside, *others) if path.is_file()), beside)
 
 
 def _is_adapted(result: Result) -> bool:

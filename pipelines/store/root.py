@@ -15,6 +15,7 @@
     <root>/models/<run>/, <root>/results/              train, evaluate
     <root>/advice/<name>.{yaml,prediction.json,sha256} advise
     <root>/attributions/<fingerprint>/<uid>.{png,json}  attribute
+    <root>/study/                                      study: see `pipelines.study_folder`
     <root>/runs/<run>.json                             the ledger of jobs
 
 A root is a local folder or any fsspec URL. Files are published under their final name in one step, so that a

@@ -24,9 +24,10 @@ from demo import web
 from demo.compare import compare
 from demo.evalsets import REFERENCE
 from demo.map_tests import FILE
-from demo.run import DemoConfig, _alone, run
+from demo.run import DemoConfig, run
 from evaluation.report_data import Check
 from filters.errors import InputError
+from pipelines.alone import alone
 from pipelines.report import Findings, all_results
 from pipelines.report_attributions import map_tests
 from pipelines.store.catalog import connect
@@ -237,7 +238,7 @@ def test_a_root_that_is_no_demo_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_second_demo_on_a_root_waits_its_turn(tmp_path: Path) -> None:
-    with _alone(tmp_path), pytest.raises(InputError, match="a demo is running here"):
+    with alone(tmp_path, "demo"), pytest.raises(InputError, match="a demo is running here"):
         run(DemoConfig(root=str(tmp_path), **SMALL))
 
 

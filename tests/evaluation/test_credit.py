@@ -12,8 +12,9 @@ from scipy.stats import norm
 from evaluation.credit import Cached, Credit, agreement, credits, leave_one_out, play, shapley
 from evaluation.draws import Estimate, Refusal, panel_of
 from evaluation.ensemble import Features, ensemble
+from evaluation.halves import half_of
 from evaluation.metrics import expected_k_way, true_ranks
-from evaluation.runs import Pictures, half_of
+from evaluation.runs import Pictures
 from filters.errors import InputError
 from tests.evaluation.study_runs import REFERENCE, SHIFT, WAYS, run, singles
 

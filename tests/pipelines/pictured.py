@@ -50,6 +50,7 @@ def add_shard(
         known = facts(stored.image, 10**7) if nothing_known else stored
         row = {
             "uid": uid_of(picture.name),
+            "uid_lo": int(uid_of(picture.name)[16:], 16),
             "source": source,
             "caption": picture.caption,
             "url": picture.url or f"http://pictures.test/{picture.name}",

@@ -108,6 +108,14 @@ def test_without_a_catalog_rows_are_taken_as_enough(root: Path, capsys: pytest.C
     assert "against even mixing: +" in err and "by the mediant law" in err
 
 
+def test_runs_of_a_study_have_their_pictures_in_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_results(tmp_path / "study/runs.jsonl", [result_of(run) for run in RUNS])
+    for run in RUNS:
+        write_images(tmp_path / "study/runs" / run.run_id / "images.parquet", images_of(run))
+    assert advise(tmp_path, "--runs", str(tmp_path / "study/runs.jsonl")) == 0
+    assert json.loads(capsys.readouterr().out)["shares"] == {"ant": 1.0}
+
+
 def test_what_was_predicted_stays(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert advise(root) == 0
     assert advise(root) == 2
