@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from evaluation.formats import Row, is_benchmark_table, is_datacomp, read_rows
-from evaluation.results import Component, Figure, Result, RunInfo, read_results
+from evaluation.results import Component, Figure, Result, read_results
 from filters.errors import InputError
 
 Metric = Literal["acc1", "value"]
@@ -78,7 +78,7 @@ def from_results(results: Sequence[Result], metric: Metric = "acc1") -> list[Mod
                 figures[on_classes(references[0], set_name(name))] = figure.reference
         accuracy = {name: float(getattr(figure, metric)) for name, figure in figures.items()}
         images = {name: figure.n for name, figure in figures.items()}
-        found.append(ModelScores(result.run_id, source_label(result), _size(result), accuracy, images))
+        found.append(ModelScores(result.run_id, _source(result), _size(result), accuracy, images))
     return found
 
 
@@ -188,7 +188,7 @@ def _number(text: str, where: str) -> float | None:
         raise InputError(f"{where} is {text!r}, expected a number") from error
 
 
-def source_label(result: RunInfo) -> str:
+def _source(result: Result) -> str:
     """`a`, or `a+b` for a mixture, with what else was done to the data: one label a kind of training set."""
     names = "+".join(sorted({component.source for component in result.components})) or result.model or "external"
     extra = {"output_mix": "ensemble", "filtered": "filtered"}.get(result.kind)

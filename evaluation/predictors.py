@@ -53,7 +53,8 @@ def mediant(points: Points, shares: Floats, totals: Floats) -> Floats | Refusal:
     In the Gaussian model a source's signal on a set is its probit times the norm of its classifier, and signals add
     by share; with norms alike, probits do too, on both sets, and the mixture's slope is the mediant
     Σ p_i a_i κ_i / Σ p_i a_i with the reference's signal a_i. A source's probit at a total is read from the line of
-    its runs over the logarithm of their sizes, beyond them too.
+    its runs over the logarithm of their sizes, beyond them too. Norms are never quite alike: a mixture's mean is
+    shorter than its sources', so the law is a little low where models have seen much.
     """
     weights = np.zeros((len(shares), len(points.totals)))
     for i, source in enumerate(points.sources):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -10,14 +11,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from evaluation.accuracies import Metric, source_label
+from evaluation.accuracies import Metric
 from evaluation.halves import Half, in_half
 from evaluation.metrics import Ranks, top_k
-from evaluation.results import ALL_CLASSES, Component, Result
+from evaluation.results import ALL_CLASSES, Result, RunInfo
 from filters.errors import InputError
 
 Floats = npt.NDArray[np.float64]
 Names = npt.NDArray[np.str_]
+
+_FILTER = ("scorer", "fraction", "half", "swapped")  # what of a filter makes another group of runs
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,11 +87,12 @@ def run_of(
         raise InputError(f"{result.run_id}: the table of pictures has none of this run; evaluate it again")
     sets = mine.group_by(["task", "concepts"]).aggregate([])
     pairs = zip(sets["task"].to_pylist(), sets["concepts"].to_pylist(), strict=True)
+    shares = shares_of(result)
     return Run(
         run_id=result.run_id,
         kind=result.kind,
-        group=_group(result) if group is None else group,
-        shares=shares_of(result.components),
+        group=_group(result, shares) if group is None else group,
+        shares=shares,
         n_total=result.n_total,
         seed=result.seed,
         samples_seen=result.samples_seen,
@@ -101,19 +105,36 @@ def run_of(
     )
 
 
-def shares_of(components: Iterable[Component]) -> dict[str, float]:
-    """Each source's share of the samples; empty where nothing is known."""
-    counts: dict[str, int] = {}
-    for component in components:
-        counts[component.source] = counts.get(component.source, 0) + component.n
-    total = sum(counts.values())
-    return {source: n / total for source, n in sorted(counts.items()) if n} if total else {}
+def shares_of(result: RunInfo) -> dict[str, float]:
+    """Each source's share: of the samples, or of an ensemble the weight of its model. Empty where none is known.
+
+    InputError for an ensemble with another number of weights than components.
+    """
+    given = (result.ensemble or {}).get("weights")
+    weights = given if result.kind == "output_mix" and isinstance(given, list) else [c.n for c in result.components]
+    if len(weights) != len(result.components):
+        raise InputError(
+            f"{result.run_id}: {len(weights)} weights for an ensemble of {len(result.components)} models"
+        )
+    parts: dict[str, float] = {}
+    for component, weight in zip(result.components, weights, strict=True):
+        parts[component.source] = parts.get(component.source, 0.0) + weight
+    total = sum(parts.values())
+    return {source: part / total for source, part in sorted(parts.items()) if part} if total else {}
 
 
-def _group(result: Result) -> str:
-    """Filtered runs of one source are as many groups as there are filters."""
-    filtered = ", ".join(f"{name}={value}" for name, value in sorted((result.filter or {}).items()))
-    return f"{source_label(result)} ({filtered})" if filtered else source_label(result)
+def _group(result: RunInfo, shares: Mapping[str, float]) -> str:
+    """`a`, `a+b 25:75`, with ` ensemble` or what was filtered; what a filter's seed changed is not part of it."""
+    words = ["+".join(shares) or result.model or result.run_id]
+    if len(shares) > 1:
+        words.append(":".join(f"{100 * share:.3g}" for share in shares.values()))
+    if result.kind == "output_mix":
+        words.append("ensemble")
+    if result.kind == "filtered":
+        known = {name: re.sub(r"-s\d+$", "", str(value)) for name, value in (result.filter or {}).items()}
+        said = ", ".join(f"{name}={known[name]}" for name in _FILTER if name in known)
+        words.append(f"filtered ({said})" if said else "filtered")
+    return " ".join(words)
 
 
 def _pictures(run_id: str, table: pa.Table, task: str, concepts: str, metric: Metric) -> Pictures:

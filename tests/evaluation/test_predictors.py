@@ -22,6 +22,7 @@ from evaluation.predictors import (
     regression,
 )
 from evaluation.runs import Run
+from evaluation.theory import Setting
 from filters.errors import InputError
 from tests.evaluation.study_runs import LINES, REFERENCE, SHIFT, mixed, run, singles, x_of
 
@@ -76,6 +77,21 @@ def test_slopes_follow_the_mediant() -> None:
     said = predict(found, np.asarray(mediant(found, shares[None], np.array([4000.0]))))
     expected = (shares * signal * slope).sum() / (shares * signal).sum()
     assert said.y[0] / said.x[0] == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(("n", "off"), [(100, 0.003), (800, 0.025)])
+def test_the_law_in_the_gaussian_model(n: int, off: float) -> None:
+    """The study's sources (5.3): shifted probits of mixtures are met within 0.003 at 100 samples, 0.025 at 800."""
+    tests, sources = np.zeros((2, 2000)), np.zeros((2, 2000))
+    tests[:, :3], sources[:, :3] = [[1, 1, 0], [1, 0, 1]], [[0.9, 0.18, 0.72], [0.9, 0.9, -0.36]]
+    setting = Setting(tests, np.ones(2))
+    alone = setting.expected(sources, n)
+    runs = [run(name, (x, y)) for name, (x, y) in zip(("ant", "bee"), alone.tolist(), strict=True)]
+    found = points_of(panel_of(runs, SHIFT, REFERENCE, resamples=20))
+    shares = np.array([[0.25, 0.75], [0.5, 0.5], [0.75, 0.25]])
+    said = predict(found, np.asarray(mediant(found, shares, np.full(3, 4000.0))))
+    below = setting.expected(shares @ sources, n)[:, 1] - said.y
+    assert (below > 0).all() and (below < off).all()
 
 
 def test_the_regression_sees_what_mixing_itself_gives() -> None:

@@ -39,9 +39,17 @@ def test_a_run_read_from_a_result(make_task: MakeTask) -> None:
     top = run_of(found.result, found.images, metric="acc1")
     assert top.pictures["ink", "ink"].values.mean() == pytest.approx(ink.acc1)
     assert top.chance == {"ref": 1 / 6, "ink": 1 / 4}
-    filtered = replace(found.result, kind="filtered", filter={"scorer": "a-1", "fraction": 0.5})
-    assert run_of(filtered, found.images).group == "a+b filtered (fraction=0.5, scorer=a-1)"
-    assert shares_of([]) == {}
+    chosen: dict[str, str | float | None] = {"fraction": 0.5, "scorer": "a-n40-s1", "threshold": 0.31}
+    filtered = replace(found.result, kind="filtered", components=parts[:1], filter=chosen)
+    assert run_of(filtered, found.images).group == "b filtered (scorer=a-n40, fraction=0.5)"
+    both = replace(found.result, kind="output_mix", components=parts[:2], ensemble={"weights": [2.0, 1.0]})
+    assert (run_of(both, found.images).group, run_of(both, found.images).shares["b"]) == (
+        "a+b 33.3:66.7 ensemble",
+        2 / 3,
+    )
+    assert shares_of(replace(info, components=[])) == {}
+    with pytest.raises(InputError, match="m: 1 weights for an ensemble of 2 models"):
+        shares_of(replace(both, ensemble={"weights": [2.0]}))
     with pytest.raises(InputError, match="other: the table of pictures has none of this run"):
         run_of(replace(found.result, run_id="other"), found.images)
 
@@ -78,7 +86,7 @@ def test_the_same_concepts_in_both_sets_are_drawn_together(prefix: str, paired: 
 
 def test_seeds_that_are_pooled_have_the_planted_noise() -> None:
     """Noise 0.1 of a run: 0.1/√2 of a cell of two, and as much for the mixture that has one seed only."""
-    runs = [*singles(seeds=3, noise=0.1, count=20_000), mixed({"ant": 0.5, "bee": 0.5}, count=20_000)]
+    runs = [*singles(seeds=3, noise=0.1, count=8000), mixed({"ant": 0.5, "bee": 0.5}, count=20_000)]
     panel = panel_of(runs, SHIFT, REFERENCE, resamples=400)
     assert panel.seeds_drawn
     assert np.std(panel.drawn_y[:, -1]) == pytest.approx(0.1, rel=0.25)
