@@ -86,7 +86,7 @@ def test_the_same_concepts_in_both_sets_are_drawn_together(prefix: str, paired: 
 
 def test_seeds_that_are_pooled_have_the_planted_noise() -> None:
     """Noise 0.1 of a run: 0.1/√2 of a cell of two, and as much for the mixture that has one seed only."""
-    runs = [*singles(seeds=3, noise=0.1, count=8000), mixed({"ant": 0.5, "bee": 0.5}, count=20_000)]
+    runs = [*singles(seeds=3, noise=0.1, count=8000), mixed({"ant": 0.5, "bee": 0.5}, count=8000)]
     panel = panel_of(runs, SHIFT, REFERENCE, resamples=400)
     assert panel.seeds_drawn
     assert np.std(panel.drawn_y[:, -1]) == pytest.approx(0.1, rel=0.25)
