@@ -76,7 +76,7 @@ def from_axis(values: npt.ArrayLike, axis: Axis = "probit") -> Floats:
 def least_squares(x: Floats, y: Floats, axis: Axis = "probit", images: Sequence[int | None] = (None, None)) -> Line:
     """The ordinary least squares line of h(y) on h(x), both accuracies [n]; InputError where x does not vary."""
     across, up = to_axis(x, axis, images[0]), to_axis(y, axis, images[1])
-    slope, intercept = _fit(across, up)
+    slope, intercept = fit_lines(across, up)
     if not np.isfinite(slope):
         raise InputError(f"a line through {len(across)} models needs at least two different accuracies")
     low, high = from_axis([across.min(), across.max()], axis).tolist()
@@ -108,7 +108,7 @@ def resampled(
     order = np.lexsort([up, across])
     across, up = across[order], up[order]
     drawn = np.random.default_rng(seed).integers(0, len(across), (resamples, len(across)))
-    slopes, intercepts = _fit(across[drawn], up[drawn])
+    slopes, intercepts = fit_lines(across[drawn], up[drawn])
     kept = np.isfinite(slopes)
     return slopes[kept], intercepts[kept]
 
@@ -118,8 +118,8 @@ def _straight(accuracy: npt.ArrayLike, axis: Axis) -> Floats:
     return np.asarray(norm.ppf(accuracy) if axis == "probit" else logit(np.asarray(accuracy, np.float64)), np.float64)
 
 
-def _fit(across: Floats, up: Floats) -> tuple[Floats, Floats]:
-    """Slopes and intercepts over the last axis; NaN where `across` does not vary."""
+def fit_lines(across: Floats, up: Floats) -> tuple[Floats, Floats]:
+    """Least squares slopes and intercepts [...] of `up` on `across` [..., n]; NaN where `across` does not vary."""
     middle, height = across.mean(axis=-1, keepdims=True), up.mean(axis=-1, keepdims=True)
     off = across - middle
     spread = (off**2).sum(axis=-1)

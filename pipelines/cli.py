@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "probe": ("pipelines.probe", "linear probes and few-shot classifiers on models' features"),
     "compare": ("pipelines.compare", "two evaluated models, set by set, with a test"),
     "robustness": ("pipelines.robustness", "accuracies under shift to lines and effective robustness"),
+    "advise": ("pipelines.advise", "runs so far to the next mixture, with a prediction"),
     "study": ("pipelines.study", "subsets, mixtures and ensembles of sources, trained and evaluated run by run"),
     "theory": ("pipelines.theory", "why mixtures are less robust than their best source, in plots and numbers"),
     "power": ("pipelines.power", "how many pictures, sizes and seeds a study needs"),

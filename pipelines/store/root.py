@@ -13,6 +13,7 @@
     <root>/mixes/<name>/manifest.parquet, mix.lock.json, uids.npy  mix
     <root>/mixes/<name>/{tars,by_source,hf,hf_by_source}/, accounts/    materialize
     <root>/models/<run>/, <root>/results/              train, evaluate
+    <root>/advice/<name>.{yaml,prediction.json,sha256} advise
     <root>/attributions/<fingerprint>/<uid>.{png,json}  attribute
     <root>/study/                                      study: see `pipelines.study_folder`
     <root>/runs/<run>.json                             the ledger of jobs
