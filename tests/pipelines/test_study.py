@@ -222,3 +222,16 @@ def test_on_ray_the_bytes_are_the_same(
     same = [name for name in ours if name in theirs and name not in ("runs.jsonl", "claims.json")]
     assert len([name for name in same if name.endswith("run.json")]) == 5
     assert [name for name in same if ours[name] != theirs[name]] == []
+
+
+def test_what_the_runs_say_is_in_the_summary(done: tuple[Root, dict[str, Any]]) -> None:
+    """Two sizes of one seed are no line: each figure says what it lacks."""
+    _, summary = done
+    found = summary["analysis"]
+    assert found["reference"] == "val"
+    shift = found["shifts"]["shifted"]
+    assert set(shift["lines"]) == set(SOURCES)
+    assert all("cannot test" in line and "4 are needed" in line for line in shift["lines"].values())
+    assert set(shift["mixtures"]) == {"a+b 25.6:74.4 n39", "a+b+c 33.3:33.3:33.3 ensemble n60"}
+    assert len(shift["filters"]) == 4
+    json.dumps(found, allow_nan=False)
