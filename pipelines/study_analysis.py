@@ -22,7 +22,7 @@ _ENSEMBLE = "ensemble-"
 
 
 def analyse(root: Root, folder: str = "study") -> dict[str, Any]:
-    """Findings for the summary of `headwater study`, as plain JSON, from the files that `pipelines.study_folder` lists.
+    """Findings for the summary of `headwater study`, as plain JSON, from the files of `pipelines.study_folder`.
 
     Figures are of the reporting half of the concepts, in probits; what is chosen (the best parent of a mixture) is
     chosen on the other. A figure that cannot be given is a sentence that says why. Empty without results.
