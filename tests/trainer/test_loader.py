@@ -256,7 +256,8 @@ def hold(mix: TinyMix, said: Path, out: Connection) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_the_process_and_say_nothing(mix: TinyMix, tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C reaches all processes of a terminal; of a killed one the workers learn by its connection."""
-    context, said = multiprocessing.get_context("fork"), tmp_path / "said"
+    # A new process: one forked from this may wait for a thread that is only here, as Ray's.
+    context, said = multiprocessing.get_context("spawn"), tmp_path / "said"
     theirs, mine = context.Pipe()
     process = context.Process(target=hold, args=(mix, said, mine))
     process.start()
@@ -267,7 +268,7 @@ def test_workers_end_with_the_process_and_say_nothing(mix: TinyMix, tmp_path: Pa
         os.killpg(process.pid, number)
     else:
         process.kill()
-    process.join()
+    process.join(60)
     assert process.exitcode == (0 if number == signal.SIGINT else -signal.SIGKILL)
     assert said.read_text() == ""
     deadline = time.monotonic() + 30

@@ -141,7 +141,7 @@ def test_files_are_made_once_and_again_if_they_are_cut(mix: TinyMix, tmp_path: P
 
 
 def test_several_processes_may_make_them_at_once(mix: TinyMix, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=open_rows, args=(mix.manifest, tmp_path)) for _ in range(4)]
     for process in processes:
         process.start()
