@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evaluation.classes import by_class, shared_classes, subset
 from evaluation.embeddings import Embeddings
-from evaluation.metrics import clopper_pearson, mean_per_class_recall, top_k, true_ranks
+from evaluation.metrics import Ranks, clopper_pearson, mean_per_class_recall, top_k, true_ranks
 from evaluation.probe import few_shot, fit_probe
 from evaluation.tasks import Task
 from evaluation.zeroshot import Features, similarities
@@ -86,25 +87,31 @@ def probe_figures(
             strengths.append(probe.strength)
             scores.append(probe.scores(shown[asked.pictures]))
         ranks = [true_ranks(one, asked.labels) for one in scores]
-        right = [top_k(one, 1) for one in ranks]
-        by_seed = [float(one.mean()) for one in right]
-        accuracy, n = float(np.mean(by_seed)), len(asked.labels)
-        interval = clopper_pearson(min(accuracy * n, n), n)
         found.append(
             ProbeFigure(
                 train=train.name,
                 test=test.name,
                 shots=count,
                 pictures=len(chosen),
-                n=n,
                 classes=len(classes),
-                acc1=accuracy,
-                low=interval.low,
-                high=interval.high,
-                mean_per_class_recall=float(np.mean([mean_per_class_recall(one, asked.labels) for one in ranks])),
-                by_seed=by_seed,
-                sd=float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else None,
                 strengths=strengths,
+                **_accuracies(ranks, asked.labels),
             )
         )
     return found
+
+
+def _accuracies(ranks: Sequence[Ranks], labels: NDArray[np.int64]) -> dict[str, Any]:
+    """The fields of a `ProbeFigure` that follow from the true classes' ranks, seed by seed."""
+    by_seed = [float(top_k(one, 1).mean()) for one in ranks]
+    accuracy, n = float(np.mean(by_seed)), len(labels)
+    interval = clopper_pearson(min(accuracy * n, n), n)
+    return {
+        "n": n,
+        "acc1": accuracy,
+        "low": interval.low,
+        "high": interval.high,
+        "mean_per_class_recall": float(np.mean([mean_per_class_recall(one, labels) for one in ranks])),
+        "by_seed": by_seed,
+        "sd": float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else None,
+    }

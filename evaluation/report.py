@@ -24,7 +24,7 @@ from evaluation.report_data import (
     StudyLine,
     Tally,
 )
-from evaluation.results import Figure, Result
+from evaluation.results import Figure, Result, publish
 from filters.errors import InputError
 from trainer.images import decode_rgb
 
@@ -104,10 +104,9 @@ def render_report(data: ReportData, out: Path) -> Path:
         reading=reading(data.results),
         methods=method_rows(data.methods),
     )
-    out.mkdir(parents=True, exist_ok=True)
-    writing = out / ".index.html.writing"
-    writing.write_text(page, encoding="utf-8")
-    return writing.replace(out / "index.html")
+    path = out / "index.html"
+    publish(path, page.encode())
+    return path
 
 
 def account_table(account: Account) -> AccountTable:

@@ -172,7 +172,7 @@ def from_json(line: str, where: str = "result") -> Result:
 
 def write_results(path: Path, results: Iterable[Result]) -> None:
     """Write a JSONL file, one result a line, whole or not at all."""
-    _publish(path, "".join(f"{to_json(result)}\n" for result in results).encode())
+    publish(path, "".join(f"{to_json(result)}\n" for result in results).encode())
 
 
 def read_results(path: Path) -> list[Result]:
@@ -187,7 +187,7 @@ def write_images(path: Path, table: pa.Table) -> None:
     """Write the table of single pictures (schema `IMAGES`) as parquet, whole or not at all."""
     buffer = io.BytesIO()
     pq.write_table(table.cast(IMAGES), buffer)
-    _publish(path, buffer.getvalue())
+    publish(path, buffer.getvalue())
 
 
 def read_images(path: Path) -> pa.Table:
@@ -198,7 +198,8 @@ def read_images(path: Path) -> pa.Table:
         raise InputError(f"{path} cannot be read as a table of evaluated pictures: {error}") from error
 
 
-def _publish(path: Path, data: bytes) -> None:
+def publish(path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all, and its folder if that is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     writing = path.with_name(f".{path.name}.writing")
     writing.write_bytes(data)

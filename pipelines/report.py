@@ -27,6 +27,7 @@ from pipelines.index import ledger
 from pipelines.job import Account, job_main, say
 from pipelines.lock import top_text
 from pipelines.report_attributions import attributions, map_examples, map_tests, read_named
+from pipelines.run_files import is_adapted
 from pipelines.store import catalog
 from pipelines.store.root import Root
 from pipelines.store.schema import eval_column
@@ -96,7 +97,7 @@ def plan(config: ReportConfig) -> dict[str, Any]:
 def collect(root: Root, config: ReportConfig) -> page.ReportData:
     """All sections as plain data; a section whose stage has not run is left empty."""
     everything = all_results(root)
-    results = [result for result in everything if "+" not in result.run_id]
+    results = [result for result in everything if not is_adapted(result)]
     findings = _findings(config.checks)
     with catalog.connect(root) as con:
         return page.ReportData(

@@ -20,7 +20,7 @@ from rich.table import Table
 from evaluation.accuracies import from_results, from_rows, joined
 from evaluation.exchange import clip_benchmark_files, csv_text, datacomp_files, read_foreign, rows_of
 from evaluation.formats import Row, datacomp_average, datacomp_key, shift_average
-from evaluation.results import Part, Result, read_results
+from evaluation.results import Part, Result, publish, read_results
 from filters.errors import ConfigError, InputError
 from pipelines.config import JobConfig
 from pipelines.job import job_main, say
@@ -183,10 +183,7 @@ def _write(config: ResultsConfig, results: Sequence[Result], rows: Sequence[Row]
         for line in left_out:
             say(f"results: {line}; its main metric is null")
     for path, text in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writing = path.with_name(f".{path.name}.writing")
-        writing.write_text(text, encoding="utf-8")
-        writing.replace(path)
+        publish(path, text.encode())
         say(f"results: {path}")
     return [str(path) for path in files]
 

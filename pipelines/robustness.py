@@ -19,6 +19,7 @@ from rich.table import Table
 from evaluation.accuracies import ModelScores, joined, read_scores, set_name
 from evaluation.baselines import default_models
 from evaluation.lines import Insufficient
+from evaluation.results import publish
 from evaluation.robustness import Gap, SourceLine
 from evaluation.robustness_plots import TITLES, data_efficiency, figure_png, source_panels
 from evaluation.shift_study import ShiftStudy, study_shifts
@@ -107,15 +108,12 @@ def summary(study: ShiftStudy, against: str) -> dict[str, Any]:
 
 def write_plots(out: Path, scores: Sequence[ModelScores], studies: Sequence[ShiftStudy]) -> list[Path]:
     """`shifts.png`, and `data_efficiency.png` where sizes of training sets are known; the paths that were written."""
-    out.mkdir(parents=True, exist_ok=True)
     made = {"shifts.png": source_panels(studies)}
     if len({score.size for score in scores if score.size}) > 1:
         sets = [studies[0].reference.split("-on-")[0], *(study.shift for study in studies)]
         made["data_efficiency.png"] = data_efficiency(scores, sets)
     for name, figure in made.items():
-        writing = out / f".{name}.writing"
-        writing.write_bytes(figure_png(figure))
-        writing.replace(out / name)
+        publish(out / name, figure_png(figure))
     return [out / name for name in made]
 
 

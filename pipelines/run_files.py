@@ -35,7 +35,7 @@ def read_runs(
     Results of a method that adapts at test time are of the same training, and no runs of their own. ConfigError where
     the reference is not given and the results have not one; InputError where no run was evaluated on the target.
     """
-    pairs = [(result, path) for path in files for result in read_results(path) if not _is_adapted(result)]
+    pairs = [(result, path) for path in files for result in read_results(path) if not is_adapted(result)]
     found = next((n for r, _ in pairs for n in r.eval if set_name(n) == set_name(target)), target)
     bases = list(dict.fromkeys(n for r, _ in pairs for n, figure in r.eval.items() if figure.reference is None))
     if reference is None and len(bases) != 1:
@@ -61,5 +61,6 @@ def _images_path(results: Path, run: str) -> Path:
     return next((path for path in (beside, *others) if path.is_file()), beside)
 
 
-def _is_adapted(result: Result) -> bool:
+def is_adapted(result: Result) -> bool:
+    """Whether a result is of a method that adapts at test time, `MODEL+METHOD`, and of no training of its own."""
     return result.run_id.rpartition("+")[2] in get_args(Method) and "+" in result.run_id

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluation.plot_style import figure_png
+from evaluation.results import publish
 from evaluation.theory import example
 from evaluation.theory_numbers import Row, added, filters, many_classes, mixtures
 from evaluation.theory_plots import share_figure, threshold_figure
@@ -41,7 +42,6 @@ class TheoryConfig(JobConfig):
 def run(config: TheoryConfig) -> dict[str, Any]:
     """Draw slope against share and against threshold, and write the numbers, closed form beside simulation."""
     out, world = Path(config.out), example()
-    out.mkdir(parents=True, exist_ok=True)
     # A generator each, so that no figure depends on what was drawn before it.
     draws = [np.random.default_rng([config.seed, i]) for i in range(6)]
     numbers = {
@@ -56,7 +56,8 @@ def run(config: TheoryConfig) -> dict[str, Any]:
         "threshold.png": figure_png(threshold_figure(world, draws[5])),
         "theory.json": (json.dumps({"seed": config.seed, **numbers}, indent=1) + "\n").encode(),
     }
-    _write(out, files)
+    for name, content in files.items():
+        publish(out / name, content)
     for name in files:
         say(f"theory: {out / name}")
     return {"job": "theory", "files": [str(out / name) for name in files]}
@@ -65,13 +66,6 @@ def run(config: TheoryConfig) -> dict[str, Any]:
 def plan(config: TheoryConfig) -> dict[str, Any]:
     """Where figures and numbers would go."""
     return {"out": config.out}
-
-
-def _write(out: Path, files: Mapping[str, bytes]) -> None:
-    for name, content in files.items():
-        writing = out / f".{name}.writing"
-        writing.write_bytes(content)
-        writing.replace(out / name)
 
 
 def _table(title: str, rows: Sequence[Row]) -> Table:
