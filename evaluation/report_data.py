@@ -272,6 +272,7 @@ class ReportData:
     attributions_note: str = ""
     map_tests: list[MapTest] = field(default_factory=list)
     map_examples: Picture | None = None
+    source_study: str = ""  # HTML that needs nothing beside it
     stages: list[StageTime] = field(default_factory=list)
     credits: list[str] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)

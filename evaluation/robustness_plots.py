@@ -72,36 +72,37 @@ def source_panels(studies: Sequence[ShiftStudy], *, columns: int = 2) -> Figure:
     return canvas
 
 
-def mixing_overlay(studies: Sequence[ShiftStudy], pairs: Mapping[str, str], *, columns: int = 2) -> Figure:
-    """Whether an ensemble of models predicts the mixture of their data: both lines over those of the parents.
+def mixing_overlay(studies: Sequence[ShiftStudy], pairs: Mapping[str, str | None], *, columns: int = 2) -> Figure:
+    """Mixtures over the lines of their parents, and whether an ensemble of models predicts the mixture of their data.
 
-    `pairs` takes a mixture's source label to that of the ensemble. All other sources are parents, and are drawn as
-    lines alone. Mixtures have filled marks and whole lines, ensembles hollow marks and dashed lines. InputError for a
-    label that no study has.
+    `pairs` takes a mixture's source label to that of the ensemble, or to None. All other sources are parents, and are
+    drawn as lines alone. Mixtures have filled marks and whole lines, ensembles hollow marks and dashed lines.
+    InputError for a label that no study has.
     """
     known = looks(studies)
-    missing = [name for pair in pairs.items() for name in pair if name not in known]
-    if missing:
+    drawn = [name for pair in pairs.items() for name in pair if name is not None]
+    if missing := [name for name in drawn if name not in known]:
         raise InputError(f"no source {', '.join(missing)}; there are {', '.join(known)}")
     canvas, panels = make_panels(len(studies), columns)
-    parents = [name for name in known if name not in pairs and name not in pairs.values()]
+    parents = [name for name in known if name not in drawn]
+    styles = {
+        name: (_mixture(i, hollow), hollow)
+        for i, pair in enumerate(pairs.items())
+        for name, hollow in zip(pair, (False, True), strict=True)
+        if name is not None
+    }
     for ax, study in zip(panels, studies, strict=False):
         limits = _limits(study)
         for i, name in enumerate(parents):
             _stroke(ax, study, study.lines.get(name), _parent(i))
-        for i, (mixed, joined) in enumerate(pairs.items()):
-            for name, hollow in ((mixed, False), (joined, True)):
-                rows = study.rows(name)
-                style = _mixture(i, hollow)
-                _stroke(ax, study, study.lines.get(name), style)
-                _marks(ax, study.x[rows], study.y[rows], study, style, hollow=hollow)
+        for name, (style, hollow) in styles.items():
+            rows = study.rows(name)
+            _stroke(ax, study, study.lines.get(name), style)
+            _marks(ax, study.x[rows], study.y[rows], study, style, hollow=hollow)
         _frame(ax, study, limits)
     handles = [key(name, _parent(i), line=True, mark=False) for i, name in enumerate(parents)]
-    for i, (mixed, joined) in enumerate(pairs.items()):
-        handles += [
-            key(mixed, _mixture(i, False), line=True),
-            key(joined, _mixture(i, True), line=True, hollow=True),
-        ]
+    fits = {name: any(isinstance(study.lines.get(name), SourceLine) for study in studies) for name in styles}
+    handles += [key(name, style, line=fits[name], hollow=hollow) for name, (style, hollow) in styles.items()]
     legend(canvas, [*handles, *_references(studies, bands=False)])
     return canvas
 

@@ -36,6 +36,7 @@ from pipelines.rules import find_rules
 from pipelines.run_files import read_runs, run_files
 from pipelines.store import catalog
 from pipelines.store.root import Root
+from pipelines.study_evidence import name_of
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([kMB])")
 _CONSTRAINT = re.compile(r"\s*(?P<set>\S+?)\s*>=\s*(?P<least>\d*\.?\d+)\s*")
@@ -232,7 +233,7 @@ def _measured(root: Root, config: AdviseConfig) -> dict[str, Any]:
         "total": stored["mixture"]["total"],
     })  # fmt: skip
     halves = _read(root, asked)
-    trained = next((one for one in halves.runs if one.run_id == config.name), None)
+    trained = next((one for one in halves.runs if config.name in (one.run_id, name_of(one.run_id))), None)
     if trained is None:
         raise InputError(f"no result of a run {config.name!r} yet; mix, train and evaluate it, then ask again")
     panel = panel_of(halves.runs, stored["target"], stored["reference"], half="report")

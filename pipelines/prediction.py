@@ -33,7 +33,7 @@ def page_path(root: Root, name: str) -> str:
 
 def check_new(root: Root, name: str) -> None:
     """InputError where a prediction has that name: it must not change once it is stored."""
-    if root.exists(_FOLDER, name + _PREDICTION):
+    if has_prediction(root, name):
         raise InputError(
             f"{prediction_path(root, name)} is there, and what was predicted stays; choose another --name"
         )
@@ -51,13 +51,23 @@ def store_prediction(root: Root, name: str, mix: MixConfig, prediction: Mapping[
     return digest
 
 
+def digest_of(root: Root, name: str) -> str:
+    """The digest that was stored with a prediction."""
+    return root.read_bytes(_FOLDER, f"{name}.sha256").decode().split()[0]
+
+
+def has_prediction(root: Root, name: str) -> bool:
+    """Whether a prediction has that name."""
+    return root.exists(_FOLDER, name + _PREDICTION)
+
+
 def read_prediction(root: Root, name: str) -> Any:
     """A stored prediction; InputError where its bytes are not those whose digest was stored."""
     path = prediction_path(root, name)
-    if not root.exists(_FOLDER, name + _PREDICTION):
+    if not has_prediction(root, name):
         there = [file.removesuffix(_PREDICTION) for file in root.names(_FOLDER, suffix=_PREDICTION)]
         raise InputError(f"{path}: no prediction; there is {', '.join(there) or 'none yet'}")
     digest = hashlib.sha256(root.read_bytes(_FOLDER, name + _PREDICTION)).hexdigest()
-    if not root.read_bytes(_FOLDER, f"{name}.sha256").startswith(digest.encode()):
+    if digest_of(root, name) != digest:
         raise InputError(f"{path}: was changed after it was stored: its sha256 is not the one in {name}.sha256")
     return root.read_json(_FOLDER, name + _PREDICTION)

@@ -32,6 +32,7 @@ from pipelines.store import catalog
 from pipelines.store.root import Root
 from pipelines.store.schema import eval_column
 from pipelines.store.shards import read_images
+from pipelines.study_html import study_section
 
 _BINS = 40
 
@@ -64,6 +65,7 @@ class ReportConfig(JobConfig):
     map_tests: str | None = Field(
         None, description="JSON file of tests of attribution maps to show, an example beside it as .png"
     )
+    study: str = Field("study/report", description="report of a study of sources to show, if it is there")
     credits: list[str] = Field([], description="lines of credit at the foot of the page")
 
 
@@ -120,10 +122,16 @@ def collect(root: Root, config: ReportConfig) -> page.ReportData:
             attributions_note=config.attributions_note,
             map_tests=map_tests(config.map_tests) if config.map_tests else [],
             map_examples=map_examples(config.map_tests) if config.map_tests else None,
+            source_study=study_section(root, *_folders(config.study)),
             stages=_stages(root),
             credits=config.credits,
             facts=_facts(con),
         )
+
+
+def _folders(study: str) -> tuple[str, str]:
+    folder, _, report = study.partition("/")
+    return folder, report or "report"
 
 
 def _findings(path: str | None) -> Findings:

@@ -36,6 +36,8 @@ from pipelines.study_fit import best_scorer, choices, choose_rate, rate_jobs
 from pipelines.study_folder import StudyFolder
 from pipelines.study_guard import check_sources, guard_text
 from pipelines.study_matrix import RunSpec, Supply, expand, mixture, recipe_of, supply
+from pipelines.study_proposals import proposed
+from pipelines.study_report import write_report
 from pipelines.study_run import Job, Runner, load_tasks, make_ensemble
 from pipelines.study_settings import mark_of, settings_of, settle, write_halves
 from pipelines.train import with_whole_paths
@@ -74,8 +76,16 @@ def run(config: StudyConfig) -> dict[str, Any]:
         for wave in _waves(begun.specs):
             _make_wave([Job(spec, mark_of(spec, rate, settings), rate) for spec in wave], begun, config, account)
         folder.write_results()
+        proposals = proposed(config, folder, begun.supply, ask=True)
+        _make_wave([Job(spec, mark_of(spec, rate, settings), rate) for spec in proposals], begun, config, account)
+        folder.write_results()
         account.check(config.max_failed_fraction)
-        return {**account.summary(), **_state(config, begun), **claims, "analysis": analyse(folder.root, folder.name)}
+        begun = replace(begun, specs=[*begun.specs, *proposals])
+        found, analysis = analyse(folder, config, begun.tasks, [spec.id for spec in begun.specs])
+        state = {**_state(config, begun), **claims, "analysis": analysis}
+        if found.panels:
+            say(f"study: {write_report(folder, config, found, state)}")
+        return {**account.summary(), **state}
 
 
 def plan(config: StudyConfig) -> dict[str, Any]:
@@ -116,8 +126,11 @@ def state(config: StudyConfig) -> dict[str, Any]:
     """What is there of a study, without doing anything."""
     begun = _begin(config)
     folder = begun.folder
+    proposals = proposed(config, folder, begun.supply, ask=False)
+    begun = replace(begun, specs=[*begun.specs, *proposals])
+    _, analysis = analyse(folder, config, begun.tasks, [spec.id for spec in begun.specs])
     claims = {} if not folder.exists("claims.json") else _claims_summary(folder.read("claims.json"))
-    return {"dry_run": False, **_state(config, begun), **claims, "analysis": analyse(folder.root, folder.name)}
+    return {"dry_run": False, **_state(config, begun), **claims, "analysis": analysis}
 
 
 def _begin(config: StudyConfig) -> _Begun:

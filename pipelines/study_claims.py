@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import string
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,3 +93,10 @@ def register(root: Root, folder: str, path: Path, runs_done: int) -> dict[str, A
     })  # fmt: skip
     root.write_json(record, folder, FILE)
     return dict(record)
+
+
+def claims_of(record: Mapping[str, Any]) -> dict[str, Claim]:
+    """The claims as they stand now, of what `register` stored, in order of their numbers."""
+    now = (record["amendments"][-1] if record["amendments"] else record)["claims"]
+    order = sorted(now, key=lambda name: (int(name[1:].rstrip(string.ascii_lowercase)), name))
+    return {name: Claim.model_validate(now[name]) for name in order}

@@ -25,8 +25,8 @@ def samples_of(amount: float, whole: int) -> int:
 class Mixtures(BaseModel):
     """Input mixtures of one kind; `total` and `parts` are in times of the smallest source, or numbers of samples.
 
-    Even parts unless one of `ratios`, `weights`, `leave_one_out` and `dirichlet` says otherwise; `parts` gives each
-    source's own amount instead of a total.
+    Even parts unless one of `ratios`, `weights`, `leave_one_out`, `dirichlet` and `alone` says otherwise; `parts`
+    gives each source's own amount instead of a total.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,6 +38,7 @@ class Mixtures(BaseModel):
     weights: dict[str, Amount] | None = Field(None, description="weight of each source in the total")
     ratios: list[Share] = Field([], description="shares of the first of two sources, a mixture each")
     leave_one_out: bool = Field(False, description="a mixture without each of the sources in turn")
+    alone: bool = Field(False, description="each of the sources by itself, at these totals too")
     dirichlet: int = Field(0, ge=0, description="number of mixtures whose weights are drawn at random")
     alpha: float = Field(1.0, gt=0, description="concentration of these weights: below 1 few sources, above 1 even")
     seed: int = Field(0, ge=0, description="seed of these weights")
@@ -45,9 +46,9 @@ class Mixtures(BaseModel):
 
     @model_validator(mode="after")
     def _of_one_kind(self) -> Mixtures:
-        kinds = [self.parts, self.weights, self.ratios, self.leave_one_out, self.dirichlet]
+        kinds = [self.parts, self.weights, self.ratios, self.leave_one_out, self.dirichlet, self.alone]
         if sum(bool(kind) for kind in kinds) > 1:
-            raise ValueError("give one of parts, weights, ratios, leave_one_out and dirichlet")
+            raise ValueError("give one of parts, weights, ratios, leave_one_out, dirichlet and alone")
         if self.ratios and len(self.sources) != 2:
             raise ValueError("ratios are of two sources; name them in `sources`")
         if (self.weights or self.parts) and (self.sources or (self.weights and self.name is None)):
@@ -86,6 +87,20 @@ class Filters(BaseModel):
     seeds: list[int] | None = Field(None, description="seeds of the runs; the study's if null")
 
 
+class Proposal(BaseModel):
+    """A mixture that `headwater advise` proposes from the study's own runs, once all others are over."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name = Field("proposal", description="name of the mixture, and of its stored prediction")
+    target: str = Field(description="the shift to be good at")
+    total: Amount = Field(1.0, description="samples, as those of a mixture")
+    constraint: list[str] = Field([], description='what must hold too, as "reference>=0.30"')
+    exclude: list[str] = Field([], description="sources that a licence, or anything else, keeps out")
+    step: float = Field(0.05, gt=0, le=1, description="shares are multiples of this")
+    seeds: list[int] | None = Field(None, description="seeds of the runs; the study's if null")
+
+
 class StudyConfig(JobConfig):
     """What a study trains and evaluates, and on what."""
 
@@ -108,6 +123,8 @@ class StudyConfig(JobConfig):
     mixtures: list[Mixtures] = Field([], description="input mixtures")
     ensembles: list[Ensembles] = Field([], description="output mixtures")
     filters: list[Filters] = Field([], description="filtered variants")
+    proposals: list[Proposal] = Field([], description="mixtures that the other runs propose")
+    report: Name = Field("report", description="folder of the report in the study's folder")
     rates: list[Annotated[float, Field(gt=0)]] = Field(
         [],
         description="learning rates, of which one is chosen before the grid: on the even mixture, by the fit half of "

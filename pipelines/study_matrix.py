@@ -146,11 +146,16 @@ def _single(source: str, size: int, seed: int) -> RunSpec:
 
 def _mixtures(config: StudyConfig, found: Supply, mixes: Mixtures) -> Iterator[RunSpec]:
     for name, counts in _counts(config, found, mixes):
-        kept = {source: count for source, count in counts.items() if count}
-        kind: Literal["single", "input_mix"] = "single" if len(kept) == 1 else "input_mix"
         for seed in config.seeds if mixes.seeds is None else mixes.seeds:
-            run = f"{name}-n{sum(kept.values())}-s{seed}"
-            yield RunSpec(id=run, kind=kind, counts=kept, seed=seed)
+            yield mixture_spec(name, counts, seed)
+
+
+def mixture_spec(name: str, counts: Mapping[str, int], seed: int) -> RunSpec:
+    """The run of a mixture; of one source it has that source's name, for it may be one of its sizes."""
+    kept = {source: count for source, count in counts.items() if count}
+    if len(kept) == 1:
+        return _single(*next(iter(kept.items())), seed)
+    return RunSpec(id=f"{name}-n{sum(kept.values())}-s{seed}", kind="input_mix", counts=kept, seed=seed)
 
 
 def _counts(config: StudyConfig, found: Supply, mixes: Mixtures) -> Iterator[tuple[str, dict[str, int]]]:
@@ -178,6 +183,9 @@ def _weights(config: StudyConfig, mixes: Mixtures, sources: Sequence[str]) -> It
     elif mixes.leave_one_out:
         for out in sources:
             yield _named(mixes, f"without-{out}"), {name: 1.0 for name in sources if name != out}
+    elif mixes.alone:
+        for name in sources:
+            yield name, {name: 1.0}
     elif mixes.dirichlet:
         rng = np.random.default_rng(mixes.seed)
         for number, drawn in enumerate(rng.dirichlet([mixes.alpha] * len(sources), mixes.dirichlet)):

@@ -65,7 +65,8 @@ def test_toy_full_has_what_toy_has_and_its_mixtures_have_one_total() -> None:
     assert len(drawn) == 24
     assert {spec.samples for spec in drawn} == {790}
     assert specs["dirichlet0.00-n790-s0"].counts == specs["dirichlet0.00-n790-s1"].counts
-    assert [specs[f"only-wit-n790-s{seed}"].kind for seed in (0, 1, 2)] == ["single"] * 3
+    assert [specs[f"wit-n790-s{seed}"].kind for seed in (0, 1, 2)] == ["single"] * 3
+    assert {f"yfcc-n790-s{seed}" for seed in (0, 1, 2)} <= specs.keys()
 
 
 def test_every_profile_is_a_study() -> None:
@@ -96,7 +97,7 @@ MORE = {"name": "more", "weights": {"wit": 1}, "total": [2.0]}
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("mixtures", [MORE], "more-n1580-s0 asks for 1580 of wit, which has 790"),
+        ("mixtures", [MORE], "wit-n1580-s0 asks for 1580 of wit, which has 790"),
         (
             "mixtures",
             [{"name": "x"}, {"name": "x", "sources": ["wit", "yfcc"]}],
