@@ -8,22 +8,25 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.claims import height_between
 from evaluation.draws import Estimate, Panel, Refusal
 from evaluation.mixing import above_lines, output_less_input
 from evaluation.points import points_of
 from evaluation.predictors import leave_one_mixture_out
-from evaluation.ranking import both_answers
+from evaluation.ranking import both_answers, same_family
 from evaluation.robustness import SourceLine
 from evaluation.tasks import Task
 from filters.errors import InputError
+from pipelines.lock import FILE as LOCK
 from pipelines.study_claims import FILE as CLAIMS
 from pipelines.study_claims import Claim, claims_of
 from pipelines.study_config import StudyConfig
 from pipelines.study_credit import credit_of
-from pipelines.study_evidence import Evidence, gather
-from pipelines.study_folder import StudyFolder
+from pipelines.study_evidence import Evidence, gather, name_of
+from pipelines.study_folder import RUNS, StudyFolder
+from pipelines.study_matrix import RANDOM
 from pipelines.study_proposals import reported
-from pipelines.study_verdicts import verdicts
+from pipelines.study_verdicts import SCORER, verdicts
 
 
 def analyse(
@@ -46,6 +49,7 @@ def analyse(
             **{shift: {"refused": why} for shift, why in found.refused.items()},
         },
         "ranking": {f"{name} same family": plain(answer) for name, answer in answers.items()},
+        "chosen": plain(_chosen(files, found)),
         "credit": plain(credit),
         "prediction": {shift: _prediction(panel) for shift, panel in found.panels.items()},
         "proposals": plain(reported(config, files, found)),
@@ -61,13 +65,34 @@ def _shift(shift: str, found: Evidence) -> dict[str, Any]:
     return {
         "seeds_drawn": panel.seeds_drawn,
         "at_floor": [run.run_id for run, low in zip(panel.runs, panel.floor, strict=True) if low],
+        "same_family": sorted(same_family(panel)),
         "lines": {name: _line(line) for name, line in lines.items()},
         "mixtures": {f"{group} n{total}": plain(found.mixtures((group, total))[shift]) for group, total in mixed},
         "output_less_input": {
             name: plain(output_less_input(panel, lines, *pair)) for name, pair in found.pairs().items()
         },
         "filters": {f"{group} n{total}": plain(above_lines(panel, lines, group, total)) for group, total in filtered},
+        "filters_less_random": _less_random(panel),
     }
+
+
+def _less_random(panel: Panel) -> dict[str, Any]:
+    """Each filtered run's shifted less reference probit, less that of as many samples drawn without a look."""
+    names = dict.fromkeys(name_of(run.run_id) for run in panel.runs if run.kind == "filtered")
+    seeds = sorted({run.seed for run in panel.runs if run.kind == "filtered" and run.seed is not None})
+    found = {}
+    for name in names:
+        other = SCORER.sub(f"-by-{RANDOM}-", name)
+        if other != name and other in names:
+            found[name] = plain(height_between({panel.shift: panel}, name, other, seeds)[panel.shift])
+    return found
+
+
+def _chosen(files: StudyFolder, found: Evidence) -> dict[str, Any]:
+    """What each scorer kept of its pool, and of the captions that had changed places there."""
+    runs = [run.run_id for run in found.runs if run.kind == "filtered"]
+    locks = {run: files.read(RUNS, run, LOCK) for run in runs if files.exists(RUNS, run, LOCK)}
+    return {run: lock["choice"] for run, lock in locks.items() if lock["choice"]}
 
 
 def _prediction(panel: Panel) -> Any:

@@ -99,12 +99,13 @@ def lines(analysis: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Each source's line on each shift, or why there is none."""
     for shift, part in analysis["shifts"].items():
         for source, line in part.get("lines", {}).items():
+            family = " (same family)" if source in part["same_family"] else ""
             if isinstance(line, str):
-                yield {"shift": shift, "source": source, "slope": line, "intercept": "", "r2": ""}
+                yield {"shift": shift, "source": source + family, "slope": line, "intercept": "", "r2": ""}
             else:
                 yield {
                     "shift": shift,
-                    "source": source,
+                    "source": source + family,
                     "slope": f"{line['slope']:.2f} ({_ends(line['slope_interval'])})",
                     "intercept": f"{line['intercept']:+.2f} ({_ends(line['intercept_interval'])})",
                     "r2": f"{line['r2']:.2f}",
@@ -141,6 +142,19 @@ def rows(analysis: Mapping[str, Any], what: str, names: Mapping[str, str]) -> It
     for shift, part in analysis["shifts"].items():
         for key, found in part.get(what, {}).items():
             yield {"shift": shift, "name": names.get(key, key), "value": _said(found)}
+
+
+def filter_rows(analysis: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Each filtered run on each shift: above its source's line, and less a random choice."""
+    for row in rows(analysis, "filters", names):
+        less = analysis["shifts"][row["shift"]]["filters_less_random"].get(row["name"], "")
+        yield {**row, "less": _said(less)}
+
+
+def chosen(analysis: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What each scorer kept."""
+    for run, found in analysis["chosen"].items():
+        yield {"run": run, **found}
 
 
 def choices(state: Mapping[str, Any]) -> Iterator[str]:

@@ -21,7 +21,7 @@ from pipelines.study_fit import BEST
 from pipelines.study_folder import StudyFolder
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*[A-Za-z0-9]")
-_SCORER = re.compile(r"-by-\w+-")
+SCORER = re.compile(r"-by-\w+-")
 
 Judge = Callable[[Evidence, Claim, StudyFolder], Statistic | Refusal]
 
@@ -110,7 +110,7 @@ def _filtered(found: Evidence, claim: Claim) -> dict[str, Estimate | Refusal] | 
     names = _named(found, claim, "filtered")
     if not names:
         return Refusal("the filtered runs were not made")
-    return judged.height_between(found.panels, names[0], _SCORER.sub("-by-random-", names[0]), claim.seeds)
+    return judged.height_between(found.panels, names[0], SCORER.sub("-by-random-", names[0]), claim.seeds)
 
 
 def _inherited(found: Evidence, claim: Claim, files: StudyFolder) -> Statistic | Refusal:
