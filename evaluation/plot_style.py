@@ -96,7 +96,8 @@ def key(name: str, style: Look, *, line: bool, mark: bool = True, hollow: bool =
 
 def legend(canvas: Figure, handles: Sequence[Line2D | Patch]) -> None:
     """A legend under the panels, which make room for it."""
-    columns = 4 if canvas.get_figwidth() > 8 else 2
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    columns = 2 if canvas.get_figwidth() <= 8 else 4 if longest < 24 else 3
     rows = -(-len(handles) // columns)
     canvas.legend(
         handles=list(handles), loc="lower center", ncols=columns, frameon=False, fontsize=9, handlelength=3.4

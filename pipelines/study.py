@@ -35,7 +35,7 @@ from pipelines.study_config import StudyConfig
 from pipelines.study_fit import best_scorer, choices, choose_rate, rate_jobs
 from pipelines.study_folder import StudyFolder
 from pipelines.study_guard import check_sources, guard_text
-from pipelines.study_matrix import RunSpec, Supply, expand, mixture, recipe_of, supply
+from pipelines.study_matrix import RunSpec, Supply, ensembles_like, expand, mixture, recipe_of, supply
 from pipelines.study_proposals import proposed
 from pipelines.study_report import write_report
 from pipelines.study_run import Job, Runner, load_tasks, make_ensemble
@@ -77,10 +77,11 @@ def run(config: StudyConfig) -> dict[str, Any]:
             _make_wave([Job(spec, mark_of(spec, rate, settings), rate) for spec in wave], begun, config, account)
         folder.write_results()
         proposals = proposed(config, folder, begun.supply, ask=True)
-        _make_wave([Job(spec, mark_of(spec, rate, settings), rate) for spec in proposals], begun, config, account)
+        for wave in (proposals, like := ensembles_like(config, begun.supply, proposals)):
+            _make_wave([Job(spec, mark_of(spec, rate, settings), rate) for spec in wave], begun, config, account)
         folder.write_results()
         account.check(config.max_failed_fraction)
-        begun = replace(begun, specs=[*begun.specs, *proposals])
+        begun = replace(begun, specs=[*begun.specs, *proposals, *like])
         found, analysis = analyse(folder, config, begun.tasks, [spec.id for spec in begun.specs])
         state = {**_state(config, begun), **claims, "analysis": analysis}
         if found.panels:
@@ -127,7 +128,8 @@ def state(config: StudyConfig) -> dict[str, Any]:
     begun = _begin(config)
     folder = begun.folder
     proposals = proposed(config, folder, begun.supply, ask=False)
-    begun = replace(begun, specs=[*begun.specs, *proposals])
+    like = ensembles_like(config, begun.supply, proposals)
+    begun = replace(begun, specs=[*begun.specs, *proposals, *like])
     _, analysis = analyse(folder, config, begun.tasks, [spec.id for spec in begun.specs])
     claims = {} if not folder.exists("claims.json") else _claims_summary(folder.read("claims.json"))
     return {"dry_run": False, **_state(config, begun), **claims, "analysis": analysis}

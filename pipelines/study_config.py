@@ -65,7 +65,16 @@ class Ensembles(BaseModel):
     sources: list[str] = Field([], description="the sources; all of the study if empty")
     size: Amount = Field(1.0, description="which of the study's sizes the runs have")
     weights: list[Amount] | None = Field(None, description="weight of each source; all the same if null")
+    like_mixtures: bool = Field(
+        False, description="an ensemble for each of the study's mixtures, with its sources and weights"
+    )
     seeds: list[int] | None = Field(None, description="seeds of the runs; the study's if null")
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Ensembles:
+        if self.like_mixtures and (self.sources or self.weights):
+            raise ValueError("like_mixtures takes sources and weights from the mixtures; leave them out")
+        return self
 
 
 class Filters(BaseModel):

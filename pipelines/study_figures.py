@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from evaluation.robustness_plots import mixing_overlay, source_panels
 from evaluation.runs import Run
 from evaluation.study_plots import as_studies, credit_figure, efficiency_figure
 from pipelines.study_evidence import ENSEMBLE, Evidence, name_of
+
+_FILTERED = re.compile(r"-half2-by-(\w+)-top[\d.]+")
 
 
 def figures(found: Evidence, analysis: Mapping[str, Any]) -> Iterator[tuple[str, Figure | None]]:
@@ -64,7 +67,11 @@ def _shares(found: Evidence, cell: tuple[str, int]) -> Mapping[str, float]:
 
 def _filter_label(run: Run, parents: set[str]) -> str | None:
     if run.kind == "filtered":
-        return name_of(run.run_id)
+        return (
+            _FILTERED.sub(r" by \1", name_of(run.run_id))
+            .replace("-half1", ", first half")
+            .replace("-swap", ", swap ")
+        )
     return run.group if run.kind == "single" and run.group in parents else None
 
 

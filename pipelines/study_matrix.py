@@ -116,7 +116,9 @@ def expand(config: StudyConfig, found: Supply) -> list[RunSpec]:
     for filters in config.filters:
         specs += _filtered(config, found, filters)
     for ensembles in config.ensembles:
-        specs += _ensembles(config, found, ensembles)
+        if not ensembles.like_mixtures:
+            specs += _ensembles(config, found, ensembles)
+    specs += ensembles_like(config, found, specs)
     by_id: dict[str, RunSpec] = {}
     for spec in specs:
         if by_id.setdefault(spec.id, spec) != spec:
@@ -227,6 +229,21 @@ def _full(config: StudyConfig, found: Supply, source: str) -> int:
     """The largest of the study's sizes that a source has."""
     there = found.there[source]
     return max((n for size in config.sizes if (n := samples_of(size, there)) <= there), default=there)
+
+
+def ensembles_like(config: StudyConfig, found: Supply, specs: Sequence[RunSpec]) -> list[RunSpec]:
+    """Ensembles with the sources and weights of each mixture among some runs, as `like_mixtures` asks for."""
+    mixtures = {spec.id.rpartition("-n")[0]: spec.counts for spec in specs if spec.kind == "input_mix"}
+    return [
+        spec
+        for one in config.ensembles
+        if one.like_mixtures
+        for name, counts in mixtures.items()
+        for spec in _ensembles(config, found, Ensembles(
+            name=f"{one.name}-{name}", sources=list(counts), weights=[float(n) for n in counts.values()],
+            size=one.size, seeds=one.seeds,
+        ))
+    ]  # fmt: skip
 
 
 def _ensembles(config: StudyConfig, found: Supply, one: Ensembles) -> Iterator[RunSpec]:

@@ -87,6 +87,7 @@ def _measured(one: Proposal, stored: Mapping[str, Any], found: Evidence) -> dict
     }
     return {
         "seeds": len(mine),
+        "known_before": panel.runs[mine[0]].group in stored["runs"],
         "outcome": {name: outcome(Estimate(**predicted[name]), value) for name, value in reached.items()},
         "gains": {name: _gain(panel, mine, rows) for name, rows in _rivals(found, panel, total).items()},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -45,7 +46,8 @@ def _page(config: StudyConfig, found: Evidence, state: Mapping[str, Any], drawn:
         loader=jinja2.FileSystemLoader(Path(evaluation.__file__).parent),
         autoescape=False, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    environment.filters.update(cell=tables.cell)
+    names = {f"{group} n{total}": name for name, (group, total) in found.cells.items()}
+    environment.filters.update(cell=functools.partial(tables.cell, names=names))
     kinds = Counter(run.kind for run in found.runs)
     tally = Counter(one["verdict"] for one in analysis["claims"].values())
     return environment.get_template("study.md.j2").render(
@@ -65,7 +67,7 @@ def _page(config: StudyConfig, found: Evidence, state: Mapping[str, Any], drawn:
         ranking=tables.ranking(analysis),
         floor=tables.floor(analysis, len(found.runs)),
         drawn=drawn,
-        **_rows(state, {f"{group} n{total}": name for name, (group, total) in found.cells.items()}),
+        **_rows(state, names),
     )
 
 
@@ -77,6 +79,7 @@ def _rows(state: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, list[
         "short": tables.short(analysis),
         "lines": tables.lines(analysis),
         "mixtures": tables.mixture_rows(analysis, names),
+        "refused": tables.refused(analysis, names),
         "outputs": tables.rows(analysis, "output_less_input", {}),
         "filters": tables.filter_rows(analysis, names),
         "chosen": tables.chosen(analysis),

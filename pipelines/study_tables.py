@@ -10,9 +10,13 @@ from evaluation.predictors import BASELINES
 _LONG = 110  # characters of a cell of a table
 
 
-def cell(value: Any) -> str:
-    """One cell of a table: no line break, no bar, not too long."""
-    text = " ".join(str(value).replace("|", "/").split())
+def cell(value: Any, names: Mapping[str, str]) -> str:
+    """One cell of a table: no line break, no bar, not too long, and runs by their `names` by group and size."""
+    text = str(value)
+    for key in sorted(names, key=len, reverse=True):
+        group, _, total = key.rpartition(" n")
+        text = text.replace(f"{group} at {total}", names[key]) if " " in group else text
+    text = " ".join(text.replace("|", "/").split())
     return text if len(text) <= _LONG else f"{text[: _LONG - 1]}…"
 
 
@@ -37,7 +41,7 @@ def short(analysis: Mapping[str, Any]) -> Iterator[str]:
     """A line a shift: who leads, and who brings an ensemble most."""
     for shift, found in analysis["ranking"].get("with same family", {}).get("rankings", {}).items():
         if isinstance(found, str):
-            yield f"{shift}: no source can be called best ({cell(found)})"
+            yield f"{shift}: no source can be called best ({found})"
             continue
         first, *others = found["accuracy"]
         clear = all(found["ahead"][f"{first} > {other}"]["low"] > 0 for other in others)
@@ -60,7 +64,7 @@ def short(analysis: Mapping[str, Any]) -> Iterator[str]:
     for name, found in analysis["proposals"].items():
         if isinstance(found, dict) and "gains" in found:
             said = ", ".join(f"{gain['verdict']} over {rival}" for rival, gain in found["gains"].items())
-            yield f"The mixture `{name}`, proposed for {found['target']} before it was trained, was measured: {said}."
+            yield f"The mixture `{name}`, proposed for {found['target']}, was measured: {said}."
 
 
 def dominance(analysis: Mapping[str, Any]) -> str:
@@ -119,16 +123,26 @@ def floor(analysis: Mapping[str, Any], runs: int) -> str:
     return f"Of {runs} runs these are at floor, in no line and no figure above: {said}." if said else ""
 
 
+def refused(analysis: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[str]:
+    """Which mixtures and ensembles have no figures on a shift, by the kind of reason."""
+    for shift, part in analysis["shifts"].items():
+        kinds: dict[str, list[str]] = {}
+        for key, found in part.get("mixtures", {}).items():
+            if isinstance(found, str):
+                kinds.setdefault(found.split(":")[0], []).append(names.get(key, key))
+        for kind, which in kinds.items():
+            yield f"{shift}, {kind}: {', '.join(which)}."
+
+
 def mixture_rows(analysis: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """Each mixture and ensemble on each shift; `names` by group and size."""
+    """Each mixture and ensemble that has figures, on each shift; `names` by group and size."""
     for shift, part in analysis["shifts"].items():
         for key, found in part.get("mixtures", {}).items():
-            row = {"shift": shift, "name": names.get(key, key), "x": "", "y": "", "position": "", "excess": ""}
             if isinstance(found, str):
-                yield {**row, "dilution": found}
                 continue
             yield {
-                **row,
+                "shift": shift,
+                "name": names.get(key, key),
                 "x": _percent(found["x"]["value"]),
                 "y": _percent(found["y"]["value"]),
                 "dilution": f"{_said(found['dilution'])} against {found['best']}",
@@ -216,9 +230,11 @@ def proposals(analysis: Mapping[str, Any]) -> Iterator[str]:
             yield f"`{name}`: {found}"
             continue
         shares = ", ".join(f"{source} {100 * share:.0f} %" for source, share in found["shares"].items())
+        known = found.get("known_before", False)
+        when = "with runs of these shares among those it knew" if known else "stored before it was trained"
         yield (
             f"`{name}`, for {found['target']}: {shares}, by the {found['predictor']}; prediction sha256 "
-            f"`{found['sha256']}`, stored before it was trained."
+            f"`{found['sha256']}`, {when}."
         )
         if "measured" in found:
             yield f"`{name}`: {found['measured']}"

@@ -58,8 +58,12 @@ def test_toy_full_has_what_toy_has_and_its_mixtures_have_one_total() -> None:
     toy, full = (expand(profile(name), DEMO) for name in ("toy", "toy-full"))
     specs = {spec.id: spec for spec in full}
     assert all(specs[spec.id] == spec for spec in toy)
-    out = [spec for spec in full if "without" in spec.id and spec.seed == 0]
+    out = [spec for spec in full if spec.id.startswith("six-quarters-without") and spec.seed == 0]
     assert len(out) == 6
+    like = [spec for spec in full if spec.id.startswith("ensemble-quarters-dirichlet")]
+    assert len(like) == 24
+    assert like[0].weights == list(map(float, specs["dirichlet0.00-n790-s0"].counts.values()))
+    assert like[0].members[0] == "yfcc-n222-s0"
     assert {spec.samples for spec in out} == {specs["six-quarters-n1185-s0"].samples}
     drawn = [spec for spec in full if spec.id.startswith("dirichlet")]
     assert len(drawn) == 24

@@ -143,8 +143,9 @@ def test_the_main_page_holds_the_report_with_its_figures(
 
 
 def test_a_cell_of_a_table_is_one_short_line() -> None:
-    assert tables.cell("a | b\nc") == "a / b c"
-    assert len(tables.cell("x" * 300)) == 110
+    assert tables.cell("a | b\nc", {}) == "a / b c"
+    assert len(tables.cell("x" * 300, {})) == 110
+    assert tables.cell("at floor: a+b 50:50 at 100: low", {"a+b 50:50 n100": "half"}) == "at floor: half: low"
 
 
 def test_what_is_proposed_was_predicted_first_and_is_measured(
@@ -164,6 +165,7 @@ def test_what_is_proposed_was_predicted_first_and_is_measured(
     found = analysis["proposals"]["half"]
     assert (found["sha256"], found["shares"], found["seeds"]) == (digest, {"ant": 1.0}, 2)
     assert found["outcome"]["target"]["held"]
+    assert found["known_before"]
     assert found["gains"]["best single source (ant)"]["verdict"] == "no detectable gain"
     assert any("no detectable gain" in line for line in tables.proposals(analysis))
     impossible = config.model_copy(update={"proposals": [Proposal(name="none", target="nowhere")]})
