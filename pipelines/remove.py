@@ -147,7 +147,7 @@ def _chooser(root: Root, config: RemoveConfig) -> tuple[Chooser | None, set[str]
 
 
 def _read_uids(name: str) -> set[str]:
-    """The uids of a text file, as `headwater sql "SELECT uid …" --format csv` prints them; InputError if it is none."""
+    """The uids of a text file (also from `headwater sql "SELECT uid …" --format csv`); InputError if it is none."""
     try:
         lines = [line.strip().strip('"') for line in Path(name).read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:

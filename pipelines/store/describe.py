@@ -42,8 +42,7 @@ verdicts, and the scores: each model's in a column of its own (see [scores](scor
 `matches`) lists the metadata entries and how many samples' captions hold each; `presets` (`preset`, `call`, `lacks`,
 `meaning`, `source`) the published filters, see [filters](filters.md). The others are `sources`, `shards`, `runs`,
 `mixtures`, `mixture_samples`, `removals` (see [takedown](takedown.md)); `columns` (`table`, `column`, `type`,
-`meaning`) describes all of them, see
-[sql](sql.md)."""
+`meaning`) describes all of them, see [sql](sql.md)."""
 
 
 def page() -> str:

@@ -92,7 +92,7 @@ def hits(table: pa.Table, gone: pa.Array) -> pa.Array:
 
 
 def withheld(table: pa.Table, gone: pa.Array) -> pa.Table:
-    """`table` without what the rows said that are `gone`; a table that has no reasons, as a sidecar, loses the rows."""
+    """`table` without what the rows said that are `gone`; one that has no reasons, as a sidecar, loses the rows."""
     if not len(gone) or not pc.any(found := hits(table, gone)).as_py():
         return table
     if "reason" not in table.column_names:
