@@ -13,7 +13,8 @@ are what they were, and nothing has to be scored, signalled or downloaded again.
 
 from __future__ import annotations
 
-import json
+import datetime
+from collections.abc import Sequence
 
 import duckdb
 import numpy as np
@@ -130,8 +131,9 @@ def count_in(root: Root, mixture: str, gone: pa.Array) -> int:
     return len(set(likely.tolist()) & set(wanted.tolist()))
 
 
-def record(root: Root, found: pa.Table) -> None:
-    """Publish one removal (schema REMOVALS), in order of uid."""
-    table = REMOVALS.conform(found).sort_by("uid")
-    mark = fingerprint(json.dumps(table.to_pylist(), default=str))
-    root.write_table(table, FOLDER, f"{table['day'][0].as_py()}-{mark}.parquet")
+def record(root: Root, found: Sequence[str], reason: str, asked_by: str) -> None:
+    """Publish one removal, of these uids."""
+    day = datetime.datetime.now(datetime.UTC).date()
+    rows = [{"uid": uid, "reason": reason, "day": day, "asked_by": asked_by} for uid in sorted(found)]
+    mark = fingerprint(sorted(found), reason, asked_by)
+    root.write_table(pa.Table.from_pylist(rows, REMOVALS.arrow), FOLDER, f"{day}-{mark}.parquet")

@@ -19,13 +19,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from filters.errors import ConfigError, InputError
-from pipelines import build_mix, dedupe, download, index, ingest, remove, signals
+from pipelines import adopt, build_mix, dedupe, download, index, ingest, remove, signals
 from pipelines.cli import main
+from pipelines.selection import Selection
 from pipelines.store import removals
 from pipelines.store import root as roots
 from pipelines.store.catalog import connect
 from pipelines.store.root import Root
 from pipelines.verify_mix import verify
+from tests.pipelines.adoptable import rows_of, study
+from tests.pipelines.adoptable import settings as adoption
 from tests.pipelines.chain import cc12m_dump, picture_server
 from tests.pipelines.test_download import settings
 
@@ -78,9 +81,9 @@ def uid_of(root: Root, number: int) -> str:
     return str(uid)
 
 
-def removal(root: Root, **fields: Any) -> remove.RemoveConfig:
+def removal(root: Root, **fields: Any) -> Selection:
     reason = {} if fields.get("compact") and len(fields) == 1 else {"reason": "takedown 17"}
-    return remove.RemoveConfig.model_validate({"root": root.url, **reason, **fields})
+    return Selection.model_validate({"root": root.url, **reason, **fields})
 
 
 def take_down(root: Root, tmp_path: Path, **fields: Any) -> dict[str, Any]:
@@ -298,6 +301,7 @@ publish, left = root.published, [int(sys.argv[1])]
 def cut(path):
     left[0] -= 1
     if left[0] < 0:
+        os.makedirs(f"{path.parent}/.writing", exist_ok=True)
         open(f"{path.parent}/.writing/{path.name}.half", "wb").write(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
     return publish(path)
@@ -308,7 +312,7 @@ main(["remove", "--root", sys.argv[2], "--url-pattern", "/[25][.]png$", "--reaso
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("after", [4, 18])
+@pytest.mark.parametrize("after", [4, 16])
 def test_a_killed_run_is_ended_by_the_next(root: Root, after: int) -> None:
     wanted = needles(root)
     command = [sys.executable, "-c", KILL, str(after), root.url]
@@ -318,3 +322,25 @@ def test_a_killed_run_is_ended_by_the_next(root: Root, after: int) -> None:
     assert traces(root, wanted) == set()
     with connect(root) as con:
         assert con.execute("SELECT count(*) FROM samples WHERE reason = 'removed'").fetchall() == [(3,)]
+
+
+def test_an_adopted_tar_is_named_and_its_row_stays_removed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, folder = Root(str(tmp_path / "root")), study(tmp_path / "study")
+    adopt.run(adoption(root, folder))
+    uid, tar = rows_of(root)[3]["uid"], folder / "shard_000000.tar"
+    before = tar.read_bytes()
+    (tmp_path / "uids").write_text(uid)
+    found = remove.run(removal(root, uid_file=str(tmp_path / "uids"), compact=True))
+    assert (found["adopted_tars"], found["tars_written"], tar.read_bytes()) == ([str(tar)], 0, before)
+    assert "is yours and was left as it is" in capsys.readouterr().err
+    for touch in (False, True):  # as it is, and read once more
+        if touch:
+            os.utime(tar)
+        adopt.run(adoption(root, folder))
+        assert [row["reason"] for row in rows_of(root)].index("removed") == 3
+    row = rows_of(root)[3]
+    assert {name: row[name] for name in ("uid", "caption", "offset", "sha256")} == {
+        "uid": uid, "caption": None, "offset": None, "sha256": None,
+    }  # fmt: skip
