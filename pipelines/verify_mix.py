@@ -43,7 +43,7 @@ def verify(root: Root, name: str, config: str | None = None) -> dict[str, Any]:
     problems = [] if config is None else _against_yaml(root, lock, config)
     problems += _files(root, name, lock)
     if gone := removals.count_in(root, name, removals.uids(root)):
-        problems.append(f"{gone} of its uids were removed by `headwater remove`; draw it again")
+        problems.insert(0, f"{gone} of its uids were removed by `headwater remove`; draw it again")
     found["files"] = not problems
     with catalog.connect(root) as con:
         found["same_catalog"] = catalog.snapshot(con) == lock["catalog"]

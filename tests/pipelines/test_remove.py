@@ -254,6 +254,7 @@ def files(root: Root) -> dict[str, bytes]:
     return {name: data for name, data in found.items() if not name.startswith(("catalog", "runs"))}
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_short_at_any_write_is_ended_by_the_next(
     root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
