@@ -21,7 +21,7 @@ from pipelines.draw import draw, survey
 from pipelines.job import Account, job_main, say
 from pipelines.mixture import MixConfig
 from pipelines.rules import find_rules
-from pipelines.store import catalog
+from pipelines.store import catalog, removals
 from pipelines.store.fingerprint import KEY, fingerprint
 from pipelines.store.root import Root
 from pipelines.store.schema import SCHEMA_VERSION
@@ -41,6 +41,7 @@ def run(config: MixJobConfig) -> dict[str, Any]:
     """
     root, mix, account = Root(config.root), mixture_of(config), Account("mix")
     with catalog.connect(root, config.memory) as con:
+        removals.check_catalog(root, con)
         mark = fingerprint(SCHEMA_VERSION, mix.model_dump(mode="json"), catalog.snapshot(con))
         if _is_done(root, mix.name, mark):
             say(f"mix: {mix.name} is done")
@@ -69,6 +70,7 @@ def plan(config: MixJobConfig) -> dict[str, Any]:
     """What each source would give, without writing or sorting anything."""
     root, mix = Root(config.root), mixture_of(config)
     with catalog.connect(root, config.memory) as con:
+        removals.check_catalog(root, con)
         warnings = _warn(locks.warnings(con, root, mix))
         found = survey(con, find_rules(con, mix))
     say(locks.attrition_text(found.attrition))

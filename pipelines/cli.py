@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "dedupe": ("pipelines.dedupe", "duplicates, and overlap with evaluation sets"),
     "index": ("pipelines.index", "published files to the catalog"),
     "mix": ("pipelines.build_mix", "a page of YAML to a mixture"),
+    "remove": ("pipelines.remove", "samples taken down: out of catalog, mixtures and files"),
     "materialize": ("pipelines.materialize", "a mixture to tars or parquet files for other trainers"),
     "train": ("pipelines.train", "mixtures to CLIP models"),
     "evaluate": ("pipelines.evaluate", "models on a reference and on shifted test sets"),

@@ -26,6 +26,7 @@ from pipelines.dedupes.modes import mixed_modes
 from pipelines.dedupes.pairs import DamagedError, Verifier
 from pipelines.dedupes.publish import Counts, count_kinds, count_overlaps, write_verdicts
 from pipelines.job import Account, job_main, say
+from pipelines.store import removals
 from pipelines.store.fingerprint import KEY, fingerprint
 from pipelines.store.root import Root, ShardId
 from pipelines.store.schema import SCHEMA_VERSION
@@ -234,6 +235,8 @@ def _name(config: DedupeConfig) -> str:
 def _mark(root: Root, shards: Sequence[ShardId], sets: dict[str, str], config: DedupeConfig) -> str:
     """Fingerprint of the inputs: a verdict depends on every shard and on every evaluation set."""
     made_from = [(str(s), root.parquet_metadata("shards", s.source, f"{s.number}.parquet").get(KEY)) for s in shards]
+    if gone := removals.digest(root):
+        made_from.append((removals.FOLDER, gone))  # shards keep their fingerprints
     features = []
     if config.features is not None:
         found = [("features", config.features, s.source, f"{s.number}.parquet") for s in shards]

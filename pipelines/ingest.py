@@ -32,6 +32,7 @@ from pipelines.sources import SOURCES, Source
 from pipelines.sources.files import chosen_files, named_files
 from pipelines.sources.hashes import Hashes
 from pipelines.sources.table import Columns, read_file
+from pipelines.store import removals
 from pipelines.store.fingerprint import KEY, SAMPLES_PER_SHARD, SHARDS, fingerprint
 from pipelines.store.root import Root
 from pipelines.store.schema import SCHEMA_VERSION
@@ -97,6 +98,7 @@ def run(config: IngestConfig) -> dict[str, Any]:
         say(f"ingest: {source.name} is done")
         return {**account.summary(), "source": source.name}
     # Arrow's strings end at 2 GiB a column.
+    gone = removals.uids(root)
     limit = min((config.memory << 20) // 4, 1 << 30)
     with Shuffle(source.name, salt("ingest", config.seed), limit=limit, scratch=config.scratch) as shuffle:
         rows = _fill(shuffle, source, files, Hashes(listed) if listed else None)
@@ -104,7 +106,7 @@ def run(config: IngestConfig) -> dict[str, Any]:
             raise InputError(f"{config.metadata}: holds no records; is it the whole dump?")
         account.shards_done = _shards(config, rows)
         written = {
-            _publish(root, config, source, mark, number, part, account)
+            _publish(root, config, source, mark, number, part, account, gone)
             for number, part in enumerate(_slices(shuffle.tables(), config.samples_per_shard))
         }
     # Slices of an earlier ingest with more shards, or with names of another length.
@@ -155,14 +157,24 @@ def _slices(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
 
 
 def _publish(
-    root: Root, config: IngestConfig, source: Source, mark: str, number: int, rows: pa.Table, account: Account
+    root: Root,
+    config: IngestConfig,
+    source: Source,
+    mark: str,
+    number: int,
+    rows: pa.Table,
+    account: Account,
+    gone: pa.Array,
 ) -> str:
-    """Write one slice, and what belongs beside it first; its name."""
+    """Write one slice, and what belongs beside it first; its name. Uids that are `gone` are told as removed."""
     name = f"{number:0{config.shard_digits}d}.parquet"
     marks = {KEY: mark, SHARDS: str(account.shards_done), SAMPLES_PER_SHARD: str(config.samples_per_shard)}
     for folder, sidecar in source.sidecars(rows).items():
-        root.write_table(sidecar, "features", folder, source.name, name, metadata={KEY: mark})
+        root.write_table(
+            removals.withheld(sidecar, gone), "features", folder, source.name, name, metadata={KEY: mark}
+        )
     table = canonical(rows, source, config.recipe or source.default_recipe, config.caption_blocklist)
+    table = removals.withheld(table, gone)
     root.write_table(table, "metadata", source.name, name, metadata=marks)
     account.add(0, Counter(table["reason"].to_pylist()))
     return name

@@ -227,8 +227,8 @@ def _parser(command: str) -> argparse.ArgumentParser:
     if command == "sql":
         parser.add_argument(
             "query",
-            help="one SELECT over samples, attempts, sources, shards, runs, mixtures, mixture_samples, entries, "
-            "presets or columns",
+            help="one SELECT over samples, attempts, sources, shards, runs, mixtures, mixture_samples, removals, "
+            "entries, presets or columns",
         )
     elif command == "schema":
         parser.add_argument("table", nargs="?", help="a table or view, such as samples; all if not given")

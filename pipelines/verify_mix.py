@@ -26,7 +26,7 @@ from pipelines.draw import build_mix, draw, survey
 from pipelines.job import say
 from pipelines.mixture import MixConfig
 from pipelines.rules import find_rules
-from pipelines.store import catalog
+from pipelines.store import catalog, removals
 from pipelines.store.fingerprint import KEY
 from pipelines.store.root import Root
 
@@ -42,6 +42,8 @@ def verify(root: Root, name: str, config: str | None = None) -> dict[str, Any]:
     found: dict[str, Any] = {"mixture": name, "samples": lock["samples"], "digest": lock["digest"]}
     problems = [] if config is None else _against_yaml(root, lock, config)
     problems += _files(root, name, lock)
+    if gone := removals.count_in(root, name, removals.uids(root)):
+        problems.insert(0, f"{gone} of its uids were removed by `headwater remove`; draw it again")
     found["files"] = not problems
     with catalog.connect(root) as con:
         found["same_catalog"] = catalog.snapshot(con) == lock["catalog"]

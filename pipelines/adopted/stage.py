@@ -20,6 +20,7 @@ from filters.stored import Stored, facts
 from pipelines.adopted.rows import listed_failure, row_of
 from pipelines.adopted.tars import Member, samples
 from pipelines.sandbox import Crashed, Sandbox
+from pipelines.store import removals
 from pipelines.store.fingerprint import KEY, fingerprint
 from pipelines.store.reasons import REASONS, status_of
 from pipelines.store.root import Root, ShardId
@@ -77,9 +78,10 @@ class Stager:
             raise ShardError(f"{tar.path}: holds nothing that can be read ({damage[0]})")
         columns = {name: [row.get(name) for row in rows] for name in STAGED.names}
         table = pa.table({name: pa.array(columns[name], STAGED.arrow.field(name).type) for name in STAGED.names})
+        table = removals.withheld(table, removals.uids(self.root))
         metadata = {KEY: mark, DAMAGE: json.dumps(_shortened(damage))}
         self.root.write_table(table, FOLDER, tar.shard.source, f"{tar.shard.number}.parquet", metadata=metadata)
-        return {"rows": len(rows), "counts": dict(Counter(columns["status"]))}
+        return {"rows": len(rows), "counts": dict(Counter(table["status"].to_pylist()))}
 
     def close(self) -> None:
         """End the process that decodes."""

@@ -2,7 +2,7 @@
 
     catalog.duckdb               views `samples` (the latest attempt of each uid with scores, verdicts and signals),
                                  `attempts`, `shards`, `sources`, `mixture_samples`; tables `runs`, `mixtures`,
-                                 `entries`, `presets`, `columns`; macros
+                                 `removals`, `entries`, `presets`, `columns`; macros
     catalog/<segment>.duckdb     the rows (`pipelines.store.segments`), lists of superseded rows, a file a mixture
 
 DuckDB locks out readers while a writer is open, so nothing that is published is ever written again: `publish` writes

@@ -10,6 +10,7 @@ from pipelines.store.schema import (
     MANIFEST,
     METADATA,
     RAW,
+    REMOVALS,
     RETRY,
     SCHEMA_VERSION,
     SHARD,
@@ -40,8 +41,8 @@ verdicts, and the scores: each model's in a column of its own (see [scores](scor
 `clip_score` too. A number that is not finite is null there. `attempts` has all attempts. `entries` (`entry`, `text`,
 `matches`) lists the metadata entries and how many samples' captions hold each; `presets` (`preset`, `call`, `lacks`,
 `meaning`, `source`) the published filters, see [filters](filters.md). The others are `sources`, `shards`, `runs`,
-`mixtures`, `mixture_samples`; `columns` (`table`, `column`, `type`, `meaning`) describes all of them, see
-[sql](sql.md)."""
+`mixtures`, `mixture_samples`, `removals` (see [takedown](takedown.md)); `columns` (`table`, `column`, `type`,
+`meaning`) describes all of them, see [sql](sql.md)."""
 
 
 def page() -> str:
@@ -51,7 +52,7 @@ def page() -> str:
     ]
     parts = [_INTRO, _table(("reason", "status", "`error_message`", "meaning"), rows)]
     sidecars = (features(512), eval_features(512), SIGNALS, verdicts(["NAME"]))
-    for schema in (RAW, METADATA, RETRY, SHARD, *sidecars, MANIFEST, EXPORT):
+    for schema in (RAW, METADATA, RETRY, SHARD, *sidecars, MANIFEST, EXPORT, REMOVALS):
         columns = [(f"`{c.name}`", f"`{c.type}`", c.meaning) for c in schema.columns]
         parts += [f"\n## {schema.name}\n", _table(("column", "type", "meaning"), columns)]
     parts.append(_CATALOG)

@@ -59,7 +59,7 @@ def publish(
     """
     folder = root.local(FOLDER)
     folder.mkdir(parents=True, exist_ok=True)
-    _sweep(folder)
+    sweep(folder)
     with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=folder) as temporary:
         try:
             with duckdb.connect(config={**SETTINGS, "temp_directory": temporary}) as con:
@@ -275,9 +275,9 @@ def _comment(con: duckdb.DuckDBPyConnection, layout: Layout) -> None:
         ORDER BY table_name, column_index""")
 
 
-def _sweep(folder: Path) -> None:
-    """Take away what killed publications left, and after a while what no catalog names any more."""
-    old = time.time() - KEEP
+def sweep(folder: Path, keep: float = KEEP) -> None:
+    """Take away what killed publications left, and what no catalog names any more, each after `keep` seconds."""
+    old = time.time() - keep
     for path in folder.glob(f"{_TEMPORARY}*"):
         if path.stat().st_mtime < old:
             shutil.rmtree(path, ignore_errors=True)

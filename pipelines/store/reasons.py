@@ -70,6 +70,7 @@ REASONS: dict[str, tuple[Status, str, str]] = {
     "nsfw_declared": (Status.SKIPPED, "declared NSFW", "the source declares it not safe, or does not say it is"),
     "language_declared": (Status.SKIPPED, "declared language", "the source declares another language"),
     "video": (Status.SKIPPED, "video", "the source declares a video"),
+    "removed": (Status.SKIPPED, "removed", "taken down or past its retention by `headwater remove`"),
     "duplicate_row": (Status.SKIPPED, "duplicate row", "the same record stands earlier in the dump"),
 }
 

@@ -10,6 +10,7 @@
     <root>/centroids/<features>/k1000-seed0.npy        signals: clusters of a model's image embeddings
     <root>/looks/, pairs/, verdicts/<fingerprint>/<source>/00000.parquet   dedupe
     <root>/catalog.duckdb, catalog/<segment>.duckdb    index
+    <root>/removals/*.parquet, applied.json            remove: see `pipelines.store.removals`
     <root>/mixes/<name>/manifest.parquet, mix.lock.json, uids.npy  mix
     <root>/mixes/<name>/{tars,by_source,hf,hf_by_source}/, accounts/    materialize
     <root>/models/<run>/, <root>/results/              train, evaluate
@@ -232,6 +233,11 @@ class Root:
         """Take a file away; nothing happens where there is none."""
         if self.exists(*parts):
             self._fs.rm_file(self.path(*parts))
+
+    def remove_all(self, *parts: str) -> None:
+        """Take a file, or a folder and all that is in it, away; nothing happens where there is none."""
+        if self.exists(*parts):
+            self._fs.rm(self.path(*parts), recursive=True)
 
     def write_json(self, value: Any, *parts: str) -> None:
         """Publish `value` as JSON, keys sorted."""

@@ -289,6 +289,17 @@ MANIFEST = Schema(
     ),
 )
 
+# What `headwater remove` was told never to show again.
+REMOVALS = Schema(
+    "removals",
+    _columns(
+        ("uid", pa.string(), "identity of the removed sample"),
+        ("reason", pa.string(), "why it was removed, as it was given"),
+        ("day", pa.date32(), "when, in UTC"),
+        ("asked_by", pa.string(), "who asked for it, as it was given; empty if nobody was named"),
+    ),
+)
+
 # What became of each use of a sample in one file of an export.
 EXPORT = Schema(
     "export",

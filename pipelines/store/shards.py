@@ -10,18 +10,20 @@ import json
 import math
 import tarfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from filters.errors import ShardError
 from pipelines.store.fingerprint import KEY
 from pipelines.store.reasons import REASONS, status_of
 from pipelines.store.root import Root, ShardId
 from pipelines.store.schema import SHARD
 
 HEADER = tarfile.BLOCKSIZE  # bytes before a member's own
+FILLER = "__removed__"
 # Offset and size of each sample's picture in the tar; None for samples without one.
 Places = list[tuple[int | None, int | None]]
 
@@ -140,6 +142,30 @@ def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     info = tarfile.TarInfo(name)
     info.size, info.mode, info.mtime = len(data), 0o444, 0
     tar.addfile(info, io.BytesIO(data))
+
+
+def blanked(tar: bytes, keys: Collection[str], name: str) -> bytes | None:
+    """The tar with every file of the samples `keys` overwritten; None where there is none of them.
+
+    It keeps its size and its other files their offsets, which manifests and catalogs hold: each file gives way to one
+    of zeros by a name that no reader takes for a sample, without an extension, and with the underscores that
+    webdataset passes over. ShardError, with the tar's `name`, where it cannot be read.
+    """
+    out = bytearray(tar)
+    try:
+        with tarfile.open(fileobj=io.BytesIO(tar), mode="r:") as files:
+            places = [(m.offset, m.offset_data, m.size) for m in files if m.name.split(".", 1)[0] in keys]
+    except tarfile.TarError as error:
+        raise ShardError(
+            f"{name}: cannot be read ({error}); delete its parquet and download the shard again"
+        ) from error
+    for start, data, size in places:
+        # Blocks of headers before the member's own, as PAX has them, go with it.
+        end = data + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        filler = tarfile.TarInfo(FILLER)
+        filler.size, filler.mode = end - start - tarfile.BLOCKSIZE, 0o444
+        out[start:end] = filler.tobuf(tarfile.USTAR_FORMAT) + bytes(filler.size)
+    return bytes(out) if places else None
 
 
 def _member(row: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import duckdb
 
 from filters.errors import InputError
-from pipelines.store import presets
+from pipelines.store import presets, removals
 from pipelines.store.catalog import FILE, SETTINGS, enter, mixture_names, read_contents
 from pipelines.store.fingerprint import fingerprint
 from pipelines.store.levels import Run
@@ -21,7 +21,7 @@ from pipelines.store.segments import FOLDER, Layout, Segment, attach
 from pipelines.store.stages import DEDUPE, Sidecars
 
 # Raised when segments of before can no longer be read as new ones.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(slots=True)
@@ -68,7 +68,7 @@ class Survey:
 def survey(root: Root, sidecars: Sequence[Sidecars], runs: Sequence[str], *, anew: bool = False) -> Survey:
     """Look at all published files, and at the catalog unless it is to be made `anew`.
 
-    InputError where nothing was downloaded.
+    InputError where nothing was downloaded, or a removal has not come to its end.
     """
     if not root.shards("shards"):
         raise InputError(f"{root.url}/shards: nothing downloaded; run `headwater download` first")
@@ -86,6 +86,7 @@ def survey(root: Root, sidecars: Sequence[Sidecars], runs: Sequence[str], *, ane
         "samples": fingerprint(sorted((str(s), part.mark) for s, part in found.parts.items()), presets.digest()),
         "mixtures": fingerprint(mixes),
         "runs": fingerprint(list(runs)),
+        removals.MARK: removals.applied(root),
         # The published views name their files by path.
         "folder": str(root.local(FOLDER).resolve()),
     }

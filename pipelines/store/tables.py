@@ -1,4 +1,4 @@
-"""The small tables of a catalog: entries, presets, runs and mixtures."""
+"""The small tables of a catalog: entries, presets, runs, mixtures and removals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import duckdb
 import pyarrow as pa
 
 from filters.errors import ShardError
-from pipelines.store import presets
+from pipelines.store import presets, removals
 from pipelines.store.root import Root
 from pipelines.store.stages import SCORE, Sidecars
 
@@ -74,7 +74,7 @@ def _filled(con: duckdb.DuckDBPyConnection, names: set[str]) -> set[str]:
 
 
 def load_ledger(con: duckdb.DuckDBPyConnection, root: Root, runs: list[dict[str, Any]], names: Sequence[str]) -> None:
-    """`runs`, and `mixtures` with those that have these `names`."""
+    """`runs`, `removals`, and `mixtures` with those that have these `names`."""
     con.from_arrow(pa.Table.from_pylist(runs, _RUNS)).order("id").create("runs")
     locks = [root.read_json("mixes", name, "mix.lock.json") for name in names]
     mixtures = pa.Table.from_pylist(
@@ -86,3 +86,4 @@ def load_ledger(con: duckdb.DuckDBPyConnection, root: Root, runs: list[dict[str,
         _MIXTURES,
     )  # fmt: skip
     con.from_arrow(mixtures).create("mixtures")
+    con.from_arrow(removals.read(root)).create("removals")

@@ -14,7 +14,7 @@ import duckdb
 import pyarrow as pa
 
 from pipelines.store.presets import literal, quoted
-from pipelines.store.schema import MANIFEST, SHARD, Column
+from pipelines.store.schema import MANIFEST, REMOVALS, SHARD, Column
 from pipelines.store.segments import Layout, Segment, as_list
 
 # A FROM clause for the table `rows` or `parts` of files, by their names.
@@ -139,6 +139,7 @@ MEANINGS: dict[str, tuple[Column, ...]] = {
         Column("digest", _S, "SHA-256 of its content, hex"),
     ),
     "mixture_samples": (Column("mixture", _S, "name of the mixture"), *MANIFEST.columns),
+    "removals": REMOVALS.columns,
     "entries": (
         Column("entry", pa.int32(), "number of the metadata entry: its position in the list, from 0"),
         Column("text", _S, "the entry"),
