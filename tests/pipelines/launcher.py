@@ -73,10 +73,10 @@ def stop(folder: str) -> None:
 
 
 class Cluster:
-    """`ray up`, `ray submit` and `ray down` with the shipped file, on loopback, in `folder` (short: it holds sockets)."""
+    """`ray up`, `ray submit` and `ray down` with the shipped file, here; `folder` has a short path, for its sockets."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.home = folder, folder / "home"
+    def __init__(self, folder: Path, dashboard: bool = False) -> None:
+        self.folder, self.home, self.dashboard = folder, folder / "home", dashboard
         self.ports = _free_ports(8)
         self.address = f"127.0.0.1:{self.ports[0]}"
         self.file = folder / "cluster.yaml"
@@ -93,9 +93,7 @@ class Cluster:
         python = Path(sys.executable)
         _script(node / "python", f'#!/bin/sh\nPYTHONPATH="$HOME/headwater" exec {python} "$@"\n')
         ray = str(python.with_name("ray"))
-        _script(
-            node / "ray", _RAY.format(python=python, repository=str(REPOSITORY), tmp=str(self.folder), ray=ray)
-        )
+        _script(node / "ray", _RAY.format(python=python, repository=str(REPOSITORY), tmp=str(self.folder), ray=ray))
         # The client reads ~/.ssh of the account, whatever HOME is, and would make it.
         client = self.folder / "bin"
         client.mkdir()
@@ -107,16 +105,16 @@ class Cluster:
     def config(self) -> dict[str, Any]:
         """The shipped file with this machine as its only node, on ports of its own and without installing."""
         config: dict[str, Any] = yaml.safe_load(SHIPPED.read_text())
-        name = f"test-{self.folder.name}"
         ports = zip(_PORTS, self.ports, strict=True)
-        head = config["head_start_ray_commands"][-1].replace("--port=6379", "").replace(
-            "--metrics-export-port=8080", ""
+        head = (
+            config["head_start_ray_commands"][-1].replace("--port=6379", "").replace("--metrics-export-port=8080", "")
         )
         head += "".join(f" --{option}={port}" for option, port in ports)
         head += " --min-worker-port=0 --max-worker-port=0 --num-cpus=2 --object-store-memory=200000000"
+        head += f" --include-dashboard={str(self.dashboard).lower()}"
         return {
             **config,
-            "cluster_name": name,
+            "cluster_name": f"test-{self.folder.name}",
             "max_workers": 0,
             "provider": {"type": "local", "head_ip": "127.0.0.1", "worker_ips": []},
             "auth": {
@@ -142,6 +140,7 @@ class Cluster:
             "HOME": str(client),
             "PATH": f"{self.folder}/bin:{os.environ['PATH']}",
             "RAY_TMPDIR": str(self.folder),
+            "TMPDIR": str(self.folder),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"),
@@ -155,11 +154,18 @@ class Cluster:
             text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
-    def up(self) -> subprocess.CompletedProcess[str]:
-        return self.ray("up", "--yes", "--no-config-cache", str(self.file))
+    def up(self) -> None:
+        """Twice, if need be: Ray gives a node 30 seconds to start, too few on a machine that does much else."""
+        for _ in range(2):
+            done = self.ray("up", "--yes", str(self.file))
+            if done.returncode == 0:
+                return
+            # `ray down` finds no head where `ray up` failed, and leaves what had started.
+            stop(str(self.folder))
+        raise AssertionError(done.stdout[-3000:])
 
     def submit(self, job: str, *words: str) -> subprocess.CompletedProcess[str]:
-        return self.ray("submit", str(self.file), f"pipelines/{job}.py", *words)
+        return self.ray("submit", str(self.file), f"pipelines/{job}.py", "--", *words)
 
     def down(self) -> subprocess.CompletedProcess[str]:
         return self.ray("down", "--yes", str(self.file))
