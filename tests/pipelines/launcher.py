@@ -73,7 +73,7 @@ def stop(folder: str) -> None:
 
 
 class Cluster:
-    """`ray up`, `ray submit` and `ray down` with the shipped file, here; `folder` has a short path, for its sockets."""
+    """`ray up`, `ray submit` and `ray down` with the shipped file, here; `folder` has a short path, for sockets."""
 
     def __init__(self, folder: Path, dashboard: bool = False) -> None:
         self.folder, self.home, self.dashboard = folder, folder / "home", dashboard

@@ -1,4 +1,4 @@
-"""`ray up`, jobs by `ray submit`, `ray down`: the shipped file through real ssh and rsync, this machine its only node.
+"""`ray up`, jobs by `ray submit`, `ray down`: the shipped file over real ssh and rsync, this machine its only node.
 
 What it leaves equals what the same jobs leave in one process, and no process stays.
 """
