@@ -66,6 +66,10 @@ def test_jobs_on_a_launched_cluster_leave_what_they_leave_here(cluster: launcher
             assert last_line(done.stdout)["rows_in"] == (8 if name == "build_mix" else ROWS)
             if name == "download":
                 assert f"ray: connecting to {cluster.address}" in done.stdout
+    # Ray joins the words unquoted, so that one with a blank is two: refused, and in a file it would be one.
+    odd = cluster.submit("build_mix", "--root", theirs, "--set", "name=two words")
+    assert odd.returncode == 1
+    assert "unrecognized arguments: words" in odd.stdout
     down = cluster.down()
     assert down.returncode == 0, down.stdout[-3000:]
     mixtures = [Root(root).read_table("mixes", "few", "manifest.parquet") for root in (ours, theirs)]
