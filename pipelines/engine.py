@@ -262,7 +262,8 @@ def _workers(cpus: float, gpus: float) -> int:
     """How many workers fit on the cluster; ConfigError where not one does, since Ray would wait for ever."""
     import ray
 
-    return room([node["Resources"] for node in ray.nodes() if node["Alive"]], {"CPU": cpus, "GPU": gpus})
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return room([node["Resources"] for node in nodes if node["Alive"]], {"CPU": cpus, "GPU": gpus})
 
 
 def room(nodes: Sequence[Mapping[str, float]], wanted: Mapping[str, float]) -> int:

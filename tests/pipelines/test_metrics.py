@@ -31,8 +31,11 @@ def test_rows_and_shards_are_exported_by_job_and_status() -> None:
         record(account, shard, {"rows": 5, "counts": {"success": 4, "failed_to_download": 1, "skipped": 0}}, 3)
     record(account, 2, {"error": "disk full"}, 3)
     wanted = {
-        ("rows", "success"): 8.0, ("rows", "failed_to_download"): 2.0, ("shards", "done"): 2.0, ("shards", "failed"): 1.0,
-    }  # fmt: skip
+        ("rows", "success"): 8.0,
+        ("rows", "failed_to_download"): 2.0,
+        ("shards", "done"): 2.0,
+        ("shards", "failed"): 1.0,
+    }
     end = time.monotonic() + 60  # Ray sends them every few seconds
     while (found := exported("measured")) != wanted and time.monotonic() < end:
         time.sleep(1)
@@ -43,7 +46,7 @@ def exported(job: str) -> dict[tuple[str, str], float]:
     """What the node's metrics port says of a job, by (rows or shards, status)."""
     import ray
 
-    (node,) = ray.nodes()
+    (node,) = ray.nodes()  # type: ignore[no-untyped-call]
     address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     with urllib.request.urlopen(address, timeout=10) as answer:
         lines = answer.read().decode().splitlines()
