@@ -2,7 +2,7 @@
 
 headwater mix --root data --config configs/mixes/even.yaml
 headwater mix --root data --verify even
-ray submit ray_cluster.yaml pipelines/build_mix.py --root data --config configs/mixes/even.yaml
+ray submit ray_cluster.yaml pipelines/build_mix.py -- --root /data --config headwater/configs/mixes/even.yaml
 """
 
 from __future__ import annotations

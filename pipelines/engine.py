@@ -1,4 +1,4 @@
-"""Running one function over many shards, on Ray Data or in this process. Ray is called here and in `web.cluster`.
+"""Running one function over many shards, on Ray Data or in this process.
 
 A shard is the unit of work, of retry and of blame. A worker catches what goes wrong in its shard and reports it; one
 that dies is started again and its shards are tried again, and a shard that keeps killing its workers is named.
@@ -17,11 +17,12 @@ import signal
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
 from filters.errors import ConfigError, HeadwaterError
+from pipelines import metrics
 from pipelines.job import Account, say
 
 Work = Callable[[Any], dict[str, Any]]
@@ -192,7 +193,10 @@ def _map_here(
 
 
 def record(account: Account, item: object, result: dict[str, Any], total: int) -> None:
-    """Take one result into the account, with a line of progress."""
+    """Take one result into the account, with a line of progress, and into Ray's metrics where Ray runs."""
+    metrics.count(
+        account.job, {} if "error" in result else result["counts"], "failed" if "error" in result else "done"
+    )
     if "error" in result:
         account.shards_failed[str(item)] = result["error"]
         say(f"{account.job}: {item} failed: {result['error']}")
@@ -258,16 +262,24 @@ def _workers(cpus: float, gpus: float) -> int:
     """How many workers fit on the cluster; ConfigError where not one does, since Ray would wait for ever."""
     import ray
 
-    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    fitting = []
-    for name, wanted in (("CPU", cpus), ("GPU", gpus)):
-        if wanted > there.get(name, 0):
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return room([node["Resources"] for node in nodes if node["Alive"]], {"CPU": cpus, "GPU": gpus})
+
+
+def room(nodes: Sequence[Mapping[str, float]], wanted: Mapping[str, float]) -> int:
+    """How many workers fit, each whole on one node; ConfigError that names the largest node where not one does."""
+    wanted = {name: amount for name, amount in wanted.items() if amount}
+    fitting = sum(min(int(node.get(name, 0) / amount) for name, amount in wanted.items()) for node in nodes)
+    if fitting:
+        return fitting
+    for name, amount in wanted.items():
+        most = max((node.get(name, 0) for node in nodes), default=0)
+        if amount > most:
             raise ConfigError(
-                f"a worker asks for {wanted:g} {name}s, Ray has {there.get(name, 0):g}; lower --{name.lower()}s"
+                f"a worker asks for {amount:g} {name}s, Ray has {most:g} on its largest node; lower --{name.lower()}s"
             )
-        if wanted:
-            fitting.append(int(there[name] / wanted))
-    return min(fitting)
+    asked = " and ".join(f"{amount:g} {name}s" for name, amount in wanted.items())
+    raise ConfigError(f"a worker asks for {asked}, and no node of Ray's has both; lower --cpus or --gpus")
 
 
 class _Pool(NamedTuple):

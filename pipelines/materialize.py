@@ -1,7 +1,7 @@
 """A mixture to files that other trainers read: shuffled tars, tars by source, or parquet for Hugging Face.
 
 headwater materialize --root data --mixture even
-ray submit ray_cluster.yaml pipelines/materialize.py --root data --mixture even --layout by_source
+ray submit ray_cluster.yaml pipelines/materialize.py -- --root data --mixture even --layout by_source
 """
 
 from __future__ import annotations

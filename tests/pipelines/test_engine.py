@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from filters.errors import ConfigError, InputError
-from pipelines.engine import Work, map_shards
+from pipelines.engine import Work, map_shards, room
 
 CRASHES, FAILS = 3, 5
 
@@ -147,6 +147,44 @@ def test_on_ray_a_worker_that_cannot_start_says_why() -> None:
 def test_a_worker_that_fits_nowhere_is_not_waited_for(wants: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         list(map_shards([1], make, **wants))
+
+
+def test_a_worker_needs_its_room_on_one_node() -> None:
+    head, cpu, gpu = {"CPU": 0.0}, {"CPU": 3.0}, {"CPU": 8.0, "GPU": 2.0}
+    assert room([head, cpu, gpu], {"CPU": 2, "GPU": 0}) == 1 + 4
+    assert room([head, cpu, gpu], {"CPU": 3, "GPU": 1}) == 2
+    assert room([head, cpu], {"CPU": 0.5, "GPU": 0}) == 6
+    with pytest.raises(ConfigError, match=r"4 CPUs, Ray has 3 on its largest node; lower --cpus"):
+        room([cpu, cpu], {"CPU": 4, "GPU": 0})
+    with pytest.raises(ConfigError, match=r"8 CPUs and 1 GPUs, and no node"):
+        room([{"CPU": 8.0}, {"CPU": 4.0, "GPU": 1.0}], {"CPU": 8, "GPU": 1})
+
+
+@pytest.mark.slow
+def test_one_cpu_is_enough_for_a_pool_and_more_is_refused() -> None:
+    """In a process of its own, for a Ray of its own: a pool that took all of its CPU would wait for what feeds it."""
+    script = """
+from pipelines.engine import map_shards, start_ray, stop_ray
+from tests.pipelines.test_engine import small
+start_ray(cpus=1)
+print(sorted(item for item, _ in map_shards([0, 1, 2], small, cpus=1)))
+try:
+    list(map_shards([0], small, cpus=2))
+except Exception as error:
+    print(error)
+stop_ray()
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300, env=environment
+    )
+    assert done.stdout.splitlines() == [
+        "[0, 1, 2]", "a worker asks for 2 CPUs, Ray has 1 on its largest node; lower --cpus"
+    ], done.stderr  # fmt: skip
+
+
+def small() -> Work:
+    return lambda item: {"item": item}
 
 
 def test_nothing_to_do_starts_nothing() -> None:
