@@ -94,6 +94,10 @@ class Root:
             )
         return Path(self.path(*parts))
 
+    def beside(self, folder: str, *parts: str) -> Path:
+        """A folder of inputs that must be local: one under a local root; of a root elsewhere, on each machine."""
+        return self.local(folder, *parts) if self.is_local else Path(folder, *parts)
+
     def exists(self, *parts: str) -> bool:
         """Whether the file is there (and therefore complete)."""
         return bool(self._fs.exists(self.path(*parts)))
