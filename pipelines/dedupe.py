@@ -38,7 +38,7 @@ class DedupeConfig(JobConfig):
 
     tasks: str | None = Field(
         None,
-        description="folder of evaluation sets under the root (with a root elsewhere, on this machine); none if not given",
+        description="folder of evaluation sets under the root; none if not given",
     )
     priority: list[str] = Field([], description="sources whose sample survives first; those not named tie after them")
     hamming_radius: int = Field(NearParams().hamming_radius, ge=0, le=64, description="bits of phash for candidates")

@@ -3,6 +3,7 @@ elsewhere are kept in a cache folder of this machine.
 
     <cache>/<root>/catalog-<version>.duckdb    versions of the store's catalog.duckdb
     <cache>/<root>/catalog/<name>.duckdb       its segments, lists and mixtures, which never change
+    <cache>/<root>/inputs/<version>/           a folder of the store's, such as the evaluation sets
 
 <cache> is $HEADWATER_CACHE, or headwater/ in $XDG_CACHE_HOME or ~/.cache. A writer uploads the new files first and
 catalog.duckdb last, in one PUT, so that a reader finds the catalog of before or the new one, whole either way.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Collection, Iterable
@@ -70,7 +72,7 @@ class Mirror(Shelf):
     def __init__(self, root: Root) -> None:
         self._root = root
         self.address = root.address(FOLDER)
-        self._cache = cache_folder() / fingerprint(root.address())
+        self._cache = cache_of(root)
         self.folder = self._cache / FOLDER
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -120,8 +122,8 @@ class Mirror(Shelf):
         super().sweep(named)
         if named is None:
             return
-        for name, age in self._root.ages(FOLDER).items():
-            if age > KEEP and name.removesuffix(".duckdb") not in named:
+        for name, (_, written) in self._root.files(FOLDER).items():
+            if 0 < written < time.time() - KEEP and name.removesuffix(".duckdb") not in named:
                 self._root.remove(FOLDER, name)
 
     def _fetch(self, *parts: str) -> Path:
@@ -143,10 +145,39 @@ def shelf(root: Root) -> Shelf:
     return Shelf(root) if root.is_local else Mirror(root)
 
 
-def cache_folder() -> Path:
-    """$HEADWATER_CACHE, or `headwater` in the user's folder of caches."""
+def inputs(root: Root, folder: str, *parts: str) -> Path:
+    """What lies at `parts` in a folder that must be local: of a local root in it; of a root elsewhere a copy of the
+    whole folder as it is now, or, where it has none of that name, the folder of this machine."""
+    if root.is_local:
+        return root.local(folder, *parts)
+    files = root.files(folder)
+    if not files:
+        return Path(folder, *parts)
+    place = cache_of(root) / "inputs" / fingerprint(folder, sorted(files.items()))
+    if not place.exists():
+        temporary = place.with_name(uuid.uuid4().hex)
+
+        def fetch(name: str) -> None:
+            path, written = temporary / name, files[name][1]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            root.download(path, folder, name)
+            # Evaluation sets are known by their files' times, which are to be the same on all machines.
+            os.utime(path, (written, written))
+
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            list(pool.map(fetch, files))
+        try:
+            temporary.rename(place)
+        except OSError:  # another process has made it meanwhile
+            shutil.rmtree(temporary)
+    return place.joinpath(*parts)
+
+
+def cache_of(root: Root) -> Path:
+    """The folder of a root elsewhere in $HEADWATER_CACHE, or in `headwater` in the user's folder of caches."""
     own, user = os.environ.get("HEADWATER_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    return Path(own) if own else (Path(user) if user else Path.home() / ".cache") / "headwater"
+    caches = Path(own) if own else (Path(user) if user else Path.home() / ".cache") / "headwater"
+    return caches / fingerprint(root.address())
 
 
 def _sweep(folder: Path, keep: Collection[str]) -> None:

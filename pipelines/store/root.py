@@ -94,10 +94,6 @@ class Root:
             )
         return Path(self.path(*parts))
 
-    def beside(self, folder: str, *parts: str) -> Path:
-        """A folder of inputs that must be local: one under a local root; of a root elsewhere, on each machine."""
-        return self.local(folder, *parts) if self.is_local else Path(folder, *parts)
-
     def exists(self, *parts: str) -> bool:
         """Whether the file is there (and therefore complete)."""
         return bool(self._fs.exists(self.path(*parts)))
@@ -176,19 +172,13 @@ class Root:
         """
         return _version(self._fs.info(self.path(*parts)))
 
-    def ages(self, *parts: str) -> dict[str, float]:
-        """Seconds since each file in a folder was written, by its name; of files whose age is known."""
-        try:
-            found = self._fs.ls(self.path(*parts), detail=True)
-        except FileNotFoundError:
-            return {}
-        now, times = datetime.datetime.now(datetime.UTC), {}
-        for info in found:
-            written = info.get("LastModified") or info.get("last_modified") or info.get("created")
-            if isinstance(written, datetime.datetime):
-                written = written if written.tzinfo else written.replace(tzinfo=datetime.UTC)
-                times[str(info["name"]).rsplit("/", 1)[-1]] = (now - written).total_seconds()
-        return times
+    def files(self, *parts: str) -> dict[str, tuple[str, float]]:
+        """All files below a folder of a root elsewhere: version and time of writing (POSIX, 0 if not known), by their
+        paths in it; empty where there is no such folder."""
+        folder = self.path(*parts)
+        found = self._fs.find(folder, detail=True) if self._fs.exists(folder) else {}
+        prefix = len(folder) + 1
+        return {str(path)[prefix:]: (_version(info), _written(info)) for path, info in sorted(found.items())}
 
     def footer(self, *parts: str) -> str:
         """Digest of a parquet file's size and footer: its schema, metadata, and every column's sizes and extremes.
@@ -330,6 +320,13 @@ def _version(info: Mapping[str, Any]) -> str:
     """What a store says of a file's contents: its ETag (S3, GCS, Azure), or else when it was written."""
     names = ("ETag", "etag", "LastModified", "last_modified", "created", "mtime")
     return str(next((info[name] for name in names if info.get(name)), None))
+
+
+def _written(info: Mapping[str, Any]) -> float:
+    found = next((info[name] for name in ("LastModified", "last_modified", "created") if info.get(name)), None)
+    if not isinstance(found, datetime.datetime):
+        return 0.0
+    return (found if found.tzinfo else found.replace(tzinfo=datetime.UTC)).timestamp()
 
 
 def _code(error: OSError) -> str | None:

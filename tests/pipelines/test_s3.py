@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import build_mix, dedupe, download, index, ingest, materialize, verify_mix
+from pipelines import build_mix, dedupe, download, index, ingest, verify_mix
 from pipelines.store.catalog import connect
 from pipelines.store.root import Root
 from pipelines.web.config import FetchConfig, HostLimit
@@ -32,15 +32,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def fill(root: str, folder: Path) -> None:
     """Shards of pictures over HTTP, and verdicts, with an evaluation set of one of them."""
-    (folder / "eval" / "held").mkdir(parents=True)
-    (folder / "eval" / "held" / "3.png").write_bytes(picture(3))
+    Root(root).write_bytes(picture(3), "eval", "held", "3.png")
     metadata = str(cc12m_dump(folder, ROWS))
     ingest.run(ingest.IngestConfig(root=root, source="cc12m", metadata=metadata, samples_per_shard=4))
     with picture_server({"/1.png": [(404, {}, b"")]}) as web:
         fetch = FetchConfig(resolve=web.resolve, limit=HostLimit(rate=None))
         download.run(download.DownloadConfig(root=root, local=True, encode_format="png", fetch=fetch))
-    tasks = "eval" if Root(root).is_local else str(folder / "eval")
-    dedupe.run(dedupe.DedupeConfig(root=root, local=True, tasks=tasks))
+    dedupe.run(dedupe.DedupeConfig(root=root, local=True, tasks="eval"))
 
 
 def mix(root: str) -> dict[str, Any]:
