@@ -77,7 +77,7 @@ class Mirror(Shelf):
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def catalog(self) -> Path:
-        """The newest catalog, fetched if this machine lacks this version; a path where nothing is, if there is none."""
+        """The newest catalog, fetched if it is not here yet; a path where nothing is, if there is none."""
         while True:
             try:
                 version = self._root.version(FILE)

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ class Server:
 
     def requests(self, method: str, ending: str) -> int:
         """Requests so far by method, for objects whose names match the regular expression `ending` at their end."""
-        pattern = re.compile(rf'"{method} /{BUCKET}/\S*{ending}(\?\S*)? HTTP')
+        pattern = re.compile(rf"{method} /{BUCKET}/\S*/{ending}(\?\S*)? HTTP")
         return len(pattern.findall(self._log.read_text()))
 
 
@@ -55,8 +56,6 @@ def s3_server(folder: Path) -> Iterator[Server]:
 
 
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:
-    import time
-
     while process.poll() is None:
         if found := _STARTED.search(log.read_text()):
             return found.group(1)
