@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipelines import build_mix, dedupe, download, index, ingest, verify_mix
+from pipelines import build_mix, dedupe, download, index, ingest, materialize, verify_mix
 from pipelines.store import publish
 from pipelines.store.catalog import connect
 from pipelines.store.mirror import FILE, FOLDER, OvertakenError
@@ -46,8 +50,8 @@ def fill(root: str, folder: Path) -> None:
 
 
 def mix(root: str) -> dict[str, Any]:
-    record = {"id": "a", "job": "score", "started": "2026", "status": "done", "seconds": 1.0, "summary": {"rows_in": 1},
-              "config": {}}  # fmt: skip
+    summary = {"rows_in": 1}
+    record = {"id": "a", "job": "score", "started": "2026", "status": "done", "summary": summary, "config": {}}
     Root(root).write_json(record, "runs", "a.json")
     index.run(index.IndexConfig(root=root))
     page = {"root": root, "name": "m", "total": 6, "sources": [{"source": "cc12m"}]}
