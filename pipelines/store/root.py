@@ -31,6 +31,7 @@ import hashlib
 import io
 import json
 import os
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
@@ -327,6 +328,12 @@ def _written(info: Mapping[str, Any]) -> float:
     if not isinstance(found, datetime.datetime):
         return 0.0
     return (found if found.tzinfo else found.replace(tzinfo=datetime.UTC)).timestamp()
+
+
+def store_errors() -> tuple[type[Exception], ...]:
+    """What a store's library raises besides OSError: botocore's of credentials and connections."""
+    botocore: Any = sys.modules.get("botocore.exceptions")
+    return (botocore.BotoCoreError,) if botocore else ()
 
 
 def _code(error: OSError) -> str | None:
