@@ -163,8 +163,16 @@ class Root:
 
     def stat(self, *parts: str) -> tuple[int, str, int]:
         """Size, time of the last change and inode (0 elsewhere than in a local folder) of a file that is there."""
-        info = self._fs.info(self.path(*parts))
-        return int(info["size"]), str(info.get("mtime") or _version(info)), int(info.get("ino", 0))
+        return _stat(self._fs.info(self.path(*parts)))
+
+    def stats(self, *parts: str, suffix: str) -> dict[str, tuple[int, str, int]]:
+        """`stat` of the files in a folder that end in `suffix`, by name: one listing, not a request to a store for
+        each file."""
+        folder = self.path(*parts)
+        if not self._fs.isdir(folder):
+            return {}
+        found = {str(info["name"]).rsplit("/", 1)[-1]: info for info in self._fs.ls(folder, detail=True)}
+        return {name: _stat(found[name]) for name in sorted(found) if name.endswith(suffix) and name[0] != "."}
 
     def version(self, *parts: str) -> str:
         """What tells a file elsewhere from others that were published under its name: its ETag, where there is one.
@@ -315,6 +323,10 @@ class Root:
             return [os.pread(handle, size, offset) for offset, size in ranges]
         finally:
             os.close(handle)
+
+
+def _stat(info: Mapping[str, Any]) -> tuple[int, str, int]:
+    return int(info["size"]), str(info.get("mtime") or _version(info)), int(info.get("ino", 0))
 
 
 def _version(info: Mapping[str, Any]) -> str:

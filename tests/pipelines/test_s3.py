@@ -114,7 +114,8 @@ def test_another_machine_fetches_each_version_once_and_segments_never_again(
     root: Root, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HEADWATER_CACHE", str(tmp_path))
-    expected, before = answers(root), (catalogs(server), segments(server))
+    before = catalogs(server), segments(server)
+    expected = answers(root)
     assert answers(root) == expected
     first = (catalogs(server) - before[0], segments(server) - before[1])
     assert first == (1, 2)  # a segment and a mixture
