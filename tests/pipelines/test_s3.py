@@ -187,5 +187,5 @@ def test_two_downloads_at_once_leave_the_shards_of_one(roots: tuple[Root, Root],
 def test_a_mixture_is_written_out_as_from_a_local_root(roots: tuple[Root, Root]) -> None:
     for root in roots:
         materialize.run(materialize.MaterializeConfig(root=root.url, local=True, mixture="m"))
-    local, elsewhere = (root.read_bytes("mixes", "m", "tars", "00000000.tar") for root in roots)
+    local, elsewhere = (root.read_bytes("mixes", "m", "tars", "m-00000000.tar") for root in roots)
     assert local == elsewhere
