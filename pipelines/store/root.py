@@ -342,16 +342,17 @@ def _written(info: Mapping[str, Any]) -> float:
     return (found if found.tzinfo else found.replace(tzinfo=datetime.UTC)).timestamp()
 
 
-def store_errors() -> tuple[type[Exception], ...]:
-    """What a store's library raises besides OSError: botocore's of credentials and connections."""
+def store_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
+    """OSError, what a store's library raises besides (botocore's of credentials and connections), and `others`."""
     botocore: Any = sys.modules.get("botocore.exceptions")
-    return (botocore.BotoCoreError,) if botocore else ()
+    return (OSError, *others, *((botocore.BotoCoreError,) if botocore else ()))
 
 
 def _code(error: OSError) -> str | None:
     """S3's own name for what went wrong."""
     answer: dict[str, Any] = getattr(error.__cause__, "response", None) or {}
-    return answer.get("Error", {}).get("Code")
+    code: str | None = answer.get("Error", {}).get("Code")
+    return code
 
 
 @contextlib.contextmanager
