@@ -1,6 +1,8 @@
 # Each target sets up what it needs: Python 3.11 or newer and make are enough.
 PYTHON ?= python3
 VENV := .venv
+# Of the demo: a folder, or an fsspec URL for its data up to the mixtures.
+ROOT ?= build/demo
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # matplotlib would keep its list of fonts in the home folder.
@@ -25,8 +27,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)
-	@echo "==> running the demo into build/demo"
-	$(BIN)/headwater demo --root build/demo
+	@echo "==> running the demo into $(ROOT)"
+	$(BIN)/headwater demo --root $(ROOT)
 
 test: $(STAMP)
 	@echo "==> running the tests"

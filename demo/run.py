@@ -34,6 +34,7 @@ from pipelines.alone import alone
 from pipelines.config import JobConfig, load_config
 from pipelines.job import job_main, run_recorded, say
 from pipelines.report import Findings, all_results
+from pipelines.store.mirror import cache_of
 from pipelines.store.models import score_columns
 from pipelines.store.root import Root
 from pipelines.web.config import FetchConfig, HostLimit
@@ -60,13 +61,14 @@ METHODS_NOTE = (
     "alpha 0.9 and beta 0.3. TPT: 32 views a picture, the most certain tenth of them, one step. The settings are "
     "those of the released code and the paper, but for TPT's 64 views; none was chosen by its figures."
 )
+_ON_ANY_ROOT = ("download", "score", "signals", "dedupe", "mix")
 Config = TypeVar("Config", bound=JobConfig)
 
 
 class DemoConfig(JobConfig):
     """How large a demo, from which seed."""
 
-    root: str = Field("build/demo", description="folder of the demo")
+    root: str = Field("build/demo", description="folder of the demo; at any fsspec URL, the data up to the mixtures")
     seed: int = Field(0, ge=0, description="seed of the demo's web, of the mixtures and of the models")
     rows: int = Field(FULL_ROWS, ge=600, description="records in the six dumps together")
     samples_per_shard: int = Field(125, ge=1, description="input rows a shard")
@@ -81,15 +83,13 @@ class DemoConfig(JobConfig):
 
 def run(config: DemoConfig) -> dict[str, Any]:
     """Run every stage that is not done yet, then say what was found and how the models did."""
-    root, began = Root(config.root), time.monotonic()
-    with alone(root.local(), "demo"):
+    root, beside, began = Root(config.root), _beside(config), time.monotonic()
+    with alone(beside, "demo"):
         try:
-            for name, stage in STAGES.items():
-                stage(config)
-                if name == config.until:
-                    break
+            for name in _stages(config):
+                STAGES[name](config)
         finally:
-            web.stop(root.local())
+            web.stop(beside)
     summary: dict[str, Any] = {"job": "demo", "root": config.root}
     summary["seconds"] = round(time.monotonic() - began, 1)
     if root.exists("comparison.json"):
@@ -107,7 +107,19 @@ def run(config: DemoConfig) -> dict[str, Any]:
 
 def plan(config: DemoConfig) -> dict[str, Any]:
     """The stages that a demo run would go through."""
-    return {"root": config.root, "stages": list(STAGES)[: list(STAGES).index(config.until) + 1]}
+    return {"root": config.root, "stages": _stages(config)}
+
+
+def _stages(config: DemoConfig) -> list[str]:
+    """The stages of a run: of a root that is no local folder, the data's, up to the mixtures."""
+    names = list(STAGES)[: list(STAGES).index(config.until) + 1]
+    return names if Root(config.root).is_local else [name for name in names if name in _ON_ANY_ROOT]
+
+
+def _beside(config: DemoConfig) -> Path:
+    """Where the demo's web, dumps and lists lie: under the root, or in the cache of one elsewhere."""
+    root = Root(config.root)
+    return root.local() if root.is_local else cache_of(root) / "demo"
 
 
 def _claim(root: Root, config: DemoConfig, plan: pa.Table) -> None:
@@ -135,16 +147,16 @@ def _download(config: DemoConfig) -> None:
     """Dumps to shards, over HTTP from the demo's own web; the web is started only if something is left to fetch."""
     root, plan = Root(config.root), make_plan(config.seed, config.rows)
     _claim(root, config, plan)
-    web.write_raw(root.local(), plan)
+    web.write_raw(_beside(config), plan)
     for source in SOURCES:
-        metadata = str(root.local("raw", source))
+        metadata = str(_beside(config) / "raw" / source)
         _job("ingest", ingest.IngestConfig(
             root=config.root, source=source, metadata=metadata, seed=config.seed,
             samples_per_shard=config.samples_per_shard,
         ), ingest.run)  # fmt: skip
     wanted = download.DownloadConfig(root=config.root, local=config.local)
     if download.plan(wanted)["shards"]:
-        port = web.start(root.local(), config.seed, config.rows).port
+        port = web.start(_beside(config), config.seed, config.rows).port
         # One server answers for all hosts, and is ours: it may be asked as fast as it can answer. Some of its bodies
         # never end.
         fetch = FetchConfig(resolve={"*.test": f"127.0.0.1:{port}"}, limit=HostLimit(rate=None), deadline=8.0)
@@ -153,14 +165,20 @@ def _download(config: DemoConfig) -> None:
 
 
 def _score(config: DemoConfig) -> None:
-    write_eval_sets(Root(config.root).local("eval"))
+    root, sets = Root(config.root), _beside(config) / "eval"
+    write_eval_sets(sets)
+    if not root.is_local:
+        for path in sorted(sets.rglob("*")):
+            name = ("eval", *path.relative_to(sets).parts)
+            if path.is_file() and not root.exists(*name):
+                root.upload(path, *name)
     scorer = score.ScoreConfig(root=config.root, local=config.local, model=str(HERE / "scorer"), tasks="eval")
     _job("score", scorer, score.run)
 
 
 def _signals(config: DemoConfig) -> None:
     """Captions by the demo's lists, and pictures by clusters that the reference set's pictures are in."""
-    lists = Root(config.root).local("lists")
+    lists = _beside(config) / "lists"
     write_lists(lists)
     _job("signals", signals.SignalsConfig(
         root=config.root, local=config.local, entries=str(lists / ENTRIES), classes=str(lists / CLASSES),
@@ -194,6 +212,7 @@ def _compare(config: DemoConfig) -> None:
 
 
 def _mix(config: DemoConfig) -> None:
+    _index(config)
     column = score_columns(Root(config.root))[_scorer(config)]
     for mix in mixtures(config.seed, config.rows, column):
         settings = {**mix.model_dump(), "root": config.root}

@@ -37,7 +37,10 @@ _STATE = "dedupe.json"
 class DedupeConfig(JobConfig):
     """What counts as a duplicate, who survives, and which evaluation sets must stay unseen."""
 
-    tasks: str | None = Field(None, description="folder of evaluation sets under the root; none if not given")
+    tasks: str | None = Field(
+        None,
+        description="folder of evaluation sets under the root; none if not given",
+    )
     priority: list[str] = Field([], description="sources whose sample survives first; those not named tie after them")
     hamming_radius: int = Field(NearParams().hamming_radius, ge=0, le=64, description="bits of phash for candidates")
     tangent_radius: float = Field(

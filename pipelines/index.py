@@ -16,9 +16,12 @@ from filters.errors import InputError
 from pipelines.config import JobConfig
 from pipelines.job import Account, job_main, say
 from pipelines.store import publish
+from pipelines.store.mirror import OvertakenError
 from pipelines.store.root import Root
 from pipelines.store.stages import STAGES, choose
 from pipelines.store.survey import survey
+
+_TRIES = 5  # to publish, while other processes do so too
 
 
 class IndexConfig(JobConfig):
@@ -36,13 +39,20 @@ class IndexConfig(JobConfig):
 def run(config: IndexConfig) -> dict[str, Any]:
     """Bring the catalog up to date: read the shards that are new or changed, and publish beside the old one."""
     root, account = Root(config.root), Account("index")
-    sidecars = choose(root, _wanted(config))
-    runs = ledger(root)
-    found = survey(root, sidecars, [run["id"] for run in runs], anew=config.rebuild)
-    if not config.rebuild and found.is_current:
-        say("index: the catalog is up to date")
-        return {**account.summary(), "up_to_date": True}
-    done = publish.publish(root, found, runs, memory=config.memory)
+    for left in reversed(range(_TRIES)):
+        sidecars = choose(root, _wanted(config))
+        runs = ledger(root)
+        found = survey(root, sidecars, [run["id"] for run in runs], anew=config.rebuild)
+        if not config.rebuild and found.is_current:
+            say("index: the catalog is up to date")
+            return {**account.summary(), "up_to_date": True}
+        try:
+            done = publish.publish(root, found, runs, memory=config.memory)
+            break
+        except OvertakenError:
+            if not left:
+                raise
+            say("index: another catalog was published meanwhile; looking again")
     account.add(done.samples, done.statuses)
     account.extra = {
         "shards_read": len(found.fresh), "segments": done.segments, "bytes_written": done.bytes_written,

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from filters.errors import BudgetExceeded, HeadwaterError
 from pipelines.config import JobConfig, add_flags, load_config, parse_flags, separated
-from pipelines.store.root import Root
+from pipelines.store.root import Root, store_errors
 
 Config = TypeVar("Config", bound=JobConfig)
 
@@ -111,7 +111,7 @@ def run_recorded(job: str, config: JobConfig, run: Callable[[], dict[str, Any]])
         record["summary"] = run()
         record["status"] = "done"
         return dict(record["summary"])
-    except (HeadwaterError, OSError) as error:
+    except store_errors(HeadwaterError) as error:
         record["error"] = str(error)
         if isinstance(error, BudgetExceeded):
             record["summary"] = error.summary
@@ -151,7 +151,7 @@ def job_main(
             # It is done all the same, and what reads the line wants to know how many failed.
             _print(error.summary)
         return error.exit_code
-    except OSError as error:
+    except store_errors() as error:
         # A full disk, a missing right, a folder where a file should be: the system's own words say which.
         say(f"headwater {job}: {error}")
         return 1

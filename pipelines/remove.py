@@ -25,12 +25,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from filters.errors import ConfigError, HeadwaterError
+from filters.errors import HeadwaterError
 from pipelines import index, manifest
 from pipelines.job import Account, job_main, say
 from pipelines.lock import FILE as LOCK
 from pipelines.selection import Selection, places, select
-from pipelines.store import catalog, publish, removals
+from pipelines.store import publish, removals
+from pipelines.store.mirror import FILE, shelf
 from pipelines.store.root import Root, ShardId
 from pipelines.store.segments import FOLDER as SEGMENTS
 from pipelines.store.shards import blanked, stats
@@ -179,21 +180,18 @@ def _compact(root: Root, shards: Collection[ShardId]) -> dict[str, Any]:
 
 def _compact_catalog(root: Root) -> None:
     """Build the catalog anew, and take away the files of the one before."""
-    try:
-        path, folder = root.local(catalog.FILE), root.local(SEGMENTS)
-    except ConfigError:
-        return  # there is none in a root elsewhere
-    if not path.exists():
+    if not root.exists(FILE):
         root.remove_all(SEGMENTS)
         return
     try:
         index.run(index.IndexConfig(root=root.url, rebuild=True))
     except HeadwaterError as error:
-        path.unlink()
+        root.remove(FILE)
         root.remove_all(SEGMENTS)
         say(f"remove: the catalog was taken away, run `headwater index` for a new one: {error}")
         return
-    publish.sweep(folder, keep=0)
+    files = shelf(root)
+    publish.sweep(files, files.catalog(), keep=0)
 
 
 def _tell(config: Selection, account: Account, invalid: dict[str, int]) -> None:

@@ -29,6 +29,7 @@ from pipelines.engine import Work, map_shards
 from pipelines.job import Account, job_main, say
 from pipelines.sidecars import UNUSABLE, Sidecar, Signal, run_stage
 from pipelines.store.fingerprint import KEY, fingerprint
+from pipelines.store.mirror import inputs
 from pipelines.store.models import ModelInfo, write_model
 from pipelines.store.root import Root, ShardId
 from pipelines.store.schema import SCHEMA_VERSION, eval_features, features
@@ -47,7 +48,10 @@ class ScoreConfig(JobConfig):
     model: str = Field(description="open_clip name, or the folder of a model (open_clip_config.json and weights)")
     pretrained: str | None = Field(None, description="pretrained tag or weights file for an open_clip name")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="precision of the model")
-    tasks: str | None = Field(None, description="folder of evaluation sets under the root, to embed too")
+    tasks: str | None = Field(
+        None,
+        description="folder of evaluation sets under the root, to embed too",
+    )
     device: str = Field("auto", description="cpu, cuda, or auto: cuda where the worker sees one")
     batch: int = Field(256, ge=1, description="most pictures a forward pass; on a CPU passes are smaller")
     cpus: float | None = Field(
@@ -65,11 +69,11 @@ def run(config: ScoreConfig) -> dict[str, Any]:
     shards = root.shards("shards")
     if not shards:
         raise InputError(f"{config.root}/shards: nothing downloaded; run `headwater download` first")
-    sets = eval_sets(root.local(config.tasks)) if config.tasks else []
+    sets = eval_sets(inputs(root, config.tasks)) if config.tasks else []
     loaded = load_model(config.model, config.pretrained, precision=config.precision)
     name, dim = loaded.fingerprint, loaded.embed_dim
     del loaded
-    marks = {task: _set_mark(root.local(config.tasks or "", task), name) for task in sets}
+    marks = {task: _set_mark(inputs(root, config.tasks or "", task), name) for task in sets}
     write_model(root, name, model_info(config, dim))
     out = Sidecar("score", root, ("features", name), fingerprint(SCHEMA_VERSION, name), load_pairs)
     cpus, gpus = worker_size(config)
@@ -85,7 +89,7 @@ def run(config: ScoreConfig) -> dict[str, Any]:
 def plan(config: ScoreConfig) -> dict[str, Any]:
     """Which shards a scoring run would read."""
     root = Root(config.root)
-    sets = eval_sets(root.local(config.tasks)) if config.tasks else []
+    sets = eval_sets(inputs(root, config.tasks)) if config.tasks else []
     return {"model": config.model, "shards": [str(shard) for shard in root.shards("shards")], "tasks": sets}
 
 
@@ -208,7 +212,7 @@ def _make_set_work(config: ScoreConfig, name: str) -> Work:
 
     def work(item: tuple[str, str]) -> dict[str, Any]:
         task, mark = item
-        parts = list(_embedded(loaded, config.batch, root.local(config.tasks or "", task)))
+        parts = list(_embedded(loaded, config.batch, inputs(root, config.tasks or "", task)))
         table = pa.concat_tables(parts).combine_chunks()
         root.write_table(table, "eval_features", name, f"{task}.parquet", metadata={KEY: mark})
         return {"rows": table.num_rows}

@@ -29,6 +29,7 @@ from pipelines.dedupes.facts import unit_vectors
 from pipelines.dedupes.looks import MAX_PIXELS, key_of, squeezed
 from pipelines.job import say
 from pipelines.store.fingerprint import KEY, fingerprint
+from pipelines.store.mirror import inputs
 from pipelines.store.root import Root
 from pipelines.store.schema import Column, Schema, eval_column
 
@@ -57,7 +58,7 @@ EVAL_LOOKS = Schema(
 
 def set_columns(root: Root, tasks: str | None) -> dict[str, str]:
     """The verdict column of each evaluation set in the folder `tasks`; ConfigError where two have the same."""
-    columns = {name: eval_column(name) for name in eval_sets(root.local(tasks))} if tasks else {}
+    columns = {name: eval_column(name) for name in eval_sets(inputs(root, tasks))} if tasks else {}
     for name, column in columns.items():
         if twins := [other for other, same in columns.items() if same == column and other != name]:
             raise ConfigError(f"{tasks}: the sets {name} and {twins[0]} would both be {column}; rename one")
@@ -68,7 +69,7 @@ def set_marks(root: Root, tasks: str, names: list[str]) -> dict[str, str]:
     """Fingerprint of the files of each set: their names, lengths and times, since to read them takes long."""
     marks = {}
     for name in names:
-        folder = root.local(tasks, name)
+        folder = inputs(root, tasks, name)
         files = [*eval_files(folder), *(p for p in sorted(folder.glob("*.txt")))]
         stats = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         marks[name] = fingerprint(VERSION, stats)
@@ -119,7 +120,7 @@ def _make(root: Root, tasks: str, name: str, mark: str, threads: int) -> int:
         # What is begun now is no longer what it says, even if this run is killed and the set put back.
         root.remove(*folder, "set.json")
     say(f"dedupe: looking at the pictures of the evaluation set {name}")
-    pictures, parts = eval_pictures(root.local(tasks, name)), 0
+    pictures, parts = eval_pictures(inputs(root, tasks, name)), 0
     with ThreadPoolExecutor(threads) as pool:
         while part := list(islice(pictures, _PART)):
             # What a killed run has done.

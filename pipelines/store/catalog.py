@@ -6,7 +6,8 @@
     catalog/<segment>.duckdb     the rows (`pipelines.store.segments`), lists of superseded rows, a file a mixture
 
 DuckDB locks out readers while a writer is open, so nothing that is published is ever written again: `publish` writes
-new files beside the old ones and swaps `catalog.duckdb` by rename. Readers keep the files that they have open.
+new files beside the old ones and swaps `catalog.duckdb` by rename. Readers keep the files that they have open. Of a
+root that is no local folder they are opened in a cache (`pipelines.store.mirror`).
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ import duckdb
 
 from filters.errors import ConfigError, InputError
 from pipelines.store import views
+from pipelines.store.mirror import FILE as FILE
+from pipelines.store.mirror import Shelf, shelf
 from pipelines.store.presets import literal
 from pipelines.store.root import Root
 from pipelines.store.schema import SCHEMA_VERSION
-from pipelines.store.segments import FOLDER, Segment, attach
+from pipelines.store.segments import Segment, attach
 
-FILE = "catalog.duckdb"
 # Off, because DuckDB would otherwise try to fetch extensions from the network when a query names one.
 SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": "false",
@@ -37,9 +39,20 @@ def connect(root: Root, memory: str | None = None) -> duckdb.DuckDBPyConnection:
 
     `memory` is what DuckDB may use ("4GB"); most of the machine's if None. ConfigError if it is no such text.
     """
-    path = root.local(FILE)
+    files = shelf(root)
+    while True:
+        path = files.catalog()
+        try:
+            return _connect(root, files, path, memory)
+        except InputError:
+            # A file may have been missing because a newer catalog has been published since.
+            if files.catalog() == path:
+                raise
+
+
+def _connect(root: Root, files: Shelf, path: Path, memory: str | None) -> duckdb.DuckDBPyConnection:
     if not path.exists():
-        raise InputError(f"{path}: no catalog; run `headwater index --root {root.url}` first")
+        raise InputError(f"{root.address(FILE)}: no catalog; run `headwater index --root {root.url}` first")
     again = f"run `headwater index --root {root.url}` again"
     con = duckdb.connect(config=SETTINGS)
     limit_memory(con, memory)
@@ -47,7 +60,7 @@ def connect(root: Root, memory: str | None = None) -> duckdb.DuckDBPyConnection:
         enter(con, path)
         found = con.execute("SELECT value FROM catalog_info WHERE name = 'schema_version'").fetchall()
         if found == [(str(SCHEMA_VERSION),)]:
-            _open(con, root)
+            _open(con, files)
     except duckdb.Error as error:
         con.close()
         raise InputError(f"{path}: is not a catalog that can be read ({first_line(error)}); {again}") from error
@@ -72,10 +85,12 @@ def limit_memory(con: duckdb.DuckDBPyConnection, memory: str | None) -> None:
         raise ConfigError(f"memory: {memory!r} is not a size such as 4GB ({first_line(error)})") from error
 
 
-def _open(con: duckdb.DuckDBPyConnection, root: Root) -> None:
+def _open(con: duckdb.DuckDBPyConnection, files: Shelf) -> None:
     """Attach all that the catalog names, let views over it come before the published ones, and shut the door."""
     segments, lists, mixtures = read_contents(con)
-    attach(con, root.local(FOLDER), [*(s.name for s in segments), *lists, *(file for _, file in mixtures)])
+    names = [*(s.name for s in segments), *lists, *(file for _, file in mixtures)]
+    files.fetch(names)
+    attach(con, files.folder, names)
     show(con, segments, lists, mixtures)
     close(con)
 

@@ -36,7 +36,7 @@ def hold_contest(
     `buried` names by segment the shards that have just died; the segments know them as dead already. An attempt in
     a segment has its `segment` and `row`, and `latest` as it was; a new one has nulls.
     """
-    paths = as_list(root.path("shards", s.source, f"{s.number}.parquet") for s in fresh)
+    paths = as_list(root.address("shards", s.source, f"{s.number}.parquet") for s in fresh)
     new = f"(SELECT {_ATTEMPT} FROM read_parquet({paths}, union_by_name = true))" if fresh else ""
     lost = [
         f"SELECT uid_lo FROM {quoted(name)}.rows WHERE shard IN ({', '.join(map(literal, shards))})"
@@ -89,7 +89,7 @@ def load_first_attempts(
 ) -> None:
     """`_first_N` for the N-th sidecars, where they are true of a uid: what those of its first attempt say of the uids
     that new rows of one source try again."""
-    paths = as_list(root.path("shards", s.source, f"{s.number}.parquet") for s in fresh)
+    paths = as_list(root.address("shards", s.source, f"{s.number}.parquet") for s in fresh)
     again = f"SELECT uid FROM read_parquet({paths}, union_by_name = true) WHERE attempt > 0" if fresh else "SELECT 1"
     for number, (side, columns) in enumerate(zip(layout.sidecars, layout.columns, strict=True)):
         if not side.stage.of_uid:
@@ -102,7 +102,7 @@ def load_first_attempts(
         known = " OR ".join(f"{name} IS NOT NULL" for name in names)
         folder = (side.stage.folder, side.made_with)
         files = [(*folder, s.source, f"{s.number}.parquet") for s in fresh]
-        there = as_list(root.path(*file) for file in files if root.exists(*file))
+        there = as_list(root.address(*file) for file in files if root.exists(*file))
         if there != "[]":
             values = ", ".join(f"{side_value(f, c)} AS {quoted(c.name)}" for f, c in columns)
             con.execute(f"""INSERT INTO {table} SELECT s.* EXCLUDE (_shard) FROM (

@@ -45,7 +45,7 @@ def find_parts(
         files = files_of(shard, sidecars)
         is_retry = shard.number in listed["retries", shard.source]
         touched, holds = inherited.get(shard.source, ("", "")) if is_retry else ("", "")
-        stat = fingerprint(layout, touched, [root.stat(*file) for file in files if file[-1] in listed[file[:-1]]])
+        stat = fingerprint(layout, touched, [listed[f[:-1]][f[-1]] for f in files if f[-1] in listed[f[:-1]]])
         old = known.get(shard)
         if old is None or old.stat != stat:
             footers = [root.footer(*file) for file in files if file[-1] in listed[file[:-1]]]
@@ -54,15 +54,18 @@ def find_parts(
     return found
 
 
-class _Listings(dict[tuple[str, ...], frozenset[str]]):
-    """The names in each folder, listed once."""
+_Stats = dict[str, tuple[int, str, int]]
+
+
+class _Listings(dict[tuple[str, ...], _Stats]):
+    """The files in each folder with their `stat`, listed once."""
 
     def __init__(self, root: Root) -> None:
         super().__init__()
         self.root = root
 
-    def __missing__(self, folder: tuple[str, ...]) -> frozenset[str]:
-        self[folder] = frozenset(self.root.names(*folder, suffix=".parquet"))
+    def __missing__(self, folder: tuple[str, ...]) -> _Stats:
+        self[folder] = self.root.stats(*folder, suffix=".parquet")
         return self[folder]
 
 
@@ -71,9 +74,9 @@ def _listings(root: Root, sidecars: Sequence[Sidecars]) -> _Listings:
     for side in sidecars:
         if side.made_with is None:
             for source in root.names("shards"):
-                found[side.stage.folder, "", source] = frozenset()
+                found[side.stage.folder, "", source] = {}
     for source in root.names("shards"):
-        found["retries", source] = frozenset(name.removesuffix(".parquet") for name in found["retries", source])
+        found["retries", source] = {n.removesuffix(".parquet"): stat for n, stat in found["retries", source].items()}
     return found
 
 
@@ -86,6 +89,6 @@ def _inherited(root: Root, sidecars: Sequence[Sidecars], listed: _Listings) -> d
         folders = [(side.stage.folder, side.made_with or "", source) for side in sides]
         files = [(*folder, name) for folder in folders for name in sorted(listed[folder])]
         if files and listed["retries", source]:
-            stats, footers = [root.stat(*file) for file in files], [root.footer(*file) for file in files]
+            stats, footers = [listed[f[:-1]][f[-1]] for f in files], [root.footer(*f) for f in files]
             found[source] = fingerprint(stats), fingerprint(footers)
     return found

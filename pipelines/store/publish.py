@@ -18,7 +18,6 @@ import duckdb
 from filters.errors import ShardError
 from pipelines.store import latest, levels, tables, views
 from pipelines.store.catalog import (
-    FILE,
     SETTINGS,
     enter,
     first_line,
@@ -27,15 +26,14 @@ from pipelines.store.catalog import (
     read_contents,
     show,
 )
+from pipelines.store.mirror import FILE, KEEP
 from pipelines.store.presets import literal, quoted
 from pipelines.store.root import Root, ShardId
 from pipelines.store.schema import MANIFEST
-from pipelines.store.segments import FOLDER, Batch, Layout, Segment, attach, batches, create, write_segment
+from pipelines.store.segments import Batch, Layout, Segment, attach, batches, create, write_segment
 from pipelines.store.stages import Sidecars
 from pipelines.store.survey import Survey, mixture_mark
 
-# Seconds for which files that no catalog names any more stay, for readers that have the one before open.
-KEEP = 3600.0
 _TEMPORARY = ".writing-"
 
 
@@ -55,15 +53,18 @@ def publish(
 ) -> Published:
     """Write what changed, and swap the catalog in. ShardError for a published file that cannot be read.
 
+    OvertakenError where a store tells that another catalog was published since the survey.
+
     `memory` is what DuckDB may use ("4GB"), `cap` the most rows of a segment.
     """
-    folder = root.local(FOLDER)
+    folder = found.files.folder
     folder.mkdir(parents=True, exist_ok=True)
-    sweep(folder)
+    sweep(found.files, found.before)
     with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=folder) as temporary:
         try:
             with duckdb.connect(config={**SETTINGS, "temp_directory": temporary}) as con:
                 limit_memory(con, memory)
+                root.lend(con)
                 return _Writer(con, root, found, Path(temporary), cap).publish(runs)
         except duckdb.Error as error:
             raise ShardError(
@@ -77,7 +78,7 @@ class _Writer:
 
     def __init__(self, con: duckdb.DuckDBPyConnection, root: Root, found: Survey, temporary: Path, cap: int) -> None:
         self.con, self.root, self.found, self.temporary, self.cap = con, root, found, temporary, cap
-        self.folder = root.local(FOLDER)
+        self.files, self.folder = found.files, found.files.folder
         self.bytes = 0
 
     def publish(self, runs: list[dict[str, Any]]) -> Published:
@@ -123,7 +124,7 @@ class _Writer:
 
     def _move(self, path: Path) -> None:
         self.bytes += path.stat().st_size
-        path.replace(self.folder / path.name)
+        self.files.add(path)
 
     def _lists(self, segments: Sequence[Segment]) -> list[levels.Run]:
         """Write what was superseded in segments that stay; lists that name no such segment any more go."""
@@ -157,7 +158,7 @@ class _Writer:
             mark, (old, file) = mixture_mark(self.root, name), self.found.mixtures.get(name, ("", ""))
             if mark != old:
                 path = self.temporary / f"{uuid.uuid4().hex}.duckdb"
-                manifest, file = self.root.path("mixes", name, "manifest.parquet"), path.stem
+                manifest, file = self.root.address("mixes", name, "manifest.parquet"), path.stem
                 create(con, path, file, 0)
                 columns = ", ".join(map(quoted, MANIFEST.names))
                 con.execute(
@@ -201,8 +202,8 @@ class _Writer:
         con.execute("USE memory")
         con.execute("DETACH catalog")
         self.bytes += path.stat().st_size
-        before = _named(self.root.local(FILE)) or ()
-        path.replace(self.root.local(FILE))
+        before = _named(found.before) or ()
+        self.files.swap(path, found.before)
         for name in set(before) - {*(s.name for s in segments), *list_names, *(file for _, file in files)}:
             # From now on it is kept for a while: its time says since when nobody needs it.
             with contextlib.suppress(FileNotFoundError):
@@ -235,7 +236,7 @@ def _bury(segment: Segment, shards: Sequence[str], records: dict[ShardId, int]) 
 
 
 def _row_counts(con: duckdb.DuckDBPyConnection, root: Root, shards: Sequence[ShardId]) -> dict[ShardId, int]:
-    paths = [root.path("shards", s.source, f"{s.number}.parquet") for s in shards]
+    paths = [root.address("shards", s.source, f"{s.number}.parquet") for s in shards]
     rows = (
         con.execute("SELECT file_name, num_rows FROM parquet_file_metadata(?)", [paths]).fetchall() if paths else []
     )
@@ -275,16 +276,13 @@ def _comment(con: duckdb.DuckDBPyConnection, layout: Layout) -> None:
         ORDER BY table_name, column_index""")
 
 
-def sweep(folder: Path, keep: float = KEEP) -> None:
-    """Take away what killed publications left, and what no catalog names any more, each after `keep` seconds."""
+def sweep(files: Shelf, newest: Path, keep: float = KEEP) -> None:
+    """Take away what killed publications left, and what the newest catalog does not name, each after `keep` seconds."""
     old = time.time() - keep
-    for path in folder.glob(f"{_TEMPORARY}*"):
+    for path in files.folder.glob(f"{_TEMPORARY}*"):
         if path.stat().st_mtime < old:
             shutil.rmtree(path, ignore_errors=True)
-    named = _named(folder.parent / FILE)
-    for path in folder.glob("*.duckdb"):
-        if named is not None and path.stem not in named and path.stat().st_mtime < old:
-            path.unlink(missing_ok=True)
+    files.sweep(_named(newest), keep)
 
 
 def _named(catalog: Path) -> Collection[str] | None:

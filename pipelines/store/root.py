@@ -26,14 +26,16 @@ file that exists is complete.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import glob
 import hashlib
 import io
 import json
 import os
+import sys
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -44,6 +46,10 @@ import pyarrow.parquet as pq
 
 from filters.errors import ConfigError, InputError, ShardError
 from pipelines.store.fingerprint import fingerprint
+
+# S3's answers to a PUT whose condition does not hold.
+_REFUSALS = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"})
+_ONE_PUT = 5 * 2**30  # bytes
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -63,7 +69,7 @@ class Root:
     def __init__(self, url: str) -> None:
         self.url = url
         self._fs, self._base = filesystem(url, "root")
-        self._is_local = isinstance(self._fs, fsspec.implementations.local.LocalFileSystem)
+        self.is_local = isinstance(self._fs, fsspec.implementations.local.LocalFileSystem)
 
     def __reduce__(self) -> tuple[type[Root], tuple[str]]:
         return Root, (self.url,)
@@ -75,16 +81,16 @@ class Root:
     def address(self, *parts: str) -> str:
         """The same as other programs name it: a local path, or a URL."""
         path = self.path(*parts)
-        return path if self._is_local else str(self._fs.unstrip_protocol(path))
+        return path if self.is_local else str(self._fs.unstrip_protocol(path))
 
     def lend(self, con: Any) -> None:
         """Let a DuckDB connection read this root by its addresses, where those are not local paths."""
-        if not self._is_local:
+        if not self.is_local:
             con.register_filesystem(self._fs)
 
     def local(self, *parts: str) -> Path:
         """The same as a local path; ConfigError where the root is not a local folder."""
-        if not self._is_local:
+        if not self.is_local:
             raise ConfigError(
                 f"root {self.url}: this job needs a local folder; copy the files and pass --root FOLDER"
             )
@@ -158,8 +164,31 @@ class Root:
 
     def stat(self, *parts: str) -> tuple[int, str, int]:
         """Size, time of the last change and inode (0 elsewhere than in a local folder) of a file that is there."""
-        info = self._fs.info(self.path(*parts))
-        return int(info["size"]), str(info.get("mtime") or info.get("LastModified")), int(info.get("ino", 0))
+        return _stat(self._fs.info(self.path(*parts)))
+
+    def stats(self, *parts: str, suffix: str) -> dict[str, tuple[int, str, int]]:
+        """`stat` of the files in a folder that end in `suffix`, by name: one listing, not a request to a store for
+        each file."""
+        folder = self.path(*parts)
+        if not self._fs.isdir(folder):
+            return {}
+        found = {str(info["name"]).rsplit("/", 1)[-1]: info for info in self._fs.ls(folder, detail=True)}
+        return {name: _stat(found[name]) for name in sorted(found) if name.endswith(suffix) and name[0] != "."}
+
+    def version(self, *parts: str) -> str:
+        """What tells a file elsewhere from others that were published under its name: its ETag, where there is one.
+
+        FileNotFoundError where there is none.
+        """
+        return _version(self._fs.info(self.path(*parts)))
+
+    def files(self, *parts: str) -> dict[str, tuple[str, float]]:
+        """All files below a folder of a root elsewhere: version and time of writing (POSIX, 0 if not known), by their
+        paths in it; empty where there is no such folder."""
+        folder = self.path(*parts)
+        found = self._fs.find(folder, detail=True) if self._fs.exists(folder) else {}
+        prefix = len(folder) + 1
+        return {str(path)[prefix:]: (_version(info), _written(info)) for path, info in sorted(found.items())}
 
     def footer(self, *parts: str) -> str:
         """Digest of a parquet file's size and footer: its schema, metadata, and every column's sizes and extremes.
@@ -177,12 +206,12 @@ class Root:
     def _parquet(self, path: str) -> Any:
         """The file, open for reading. A local one not through Python: a thread of Arrow's that still holds a Python
         buffer when the interpreter ends aborts the process."""
-        return pa.OSFile(path, "rb") if self._is_local else self._fs.open(path, "rb")
+        return pa.OSFile(path, "rb") if self.is_local else self._fs.open(path, "rb")
 
     def write_bytes(self, data: bytes, *parts: str) -> None:
         """Publish a file in one step: written beside its place and renamed there."""
         path = self.path(*parts)
-        if not self._is_local:
+        if not self.is_local:
             self._fs.pipe_file(path, data)
             return
         with published(Path(path)) as temporary:
@@ -205,7 +234,7 @@ class Root:
         this machine's disk.
         """
         path = self.path(*parts)
-        if not self._is_local:
+        if not self.is_local:
             with tempfile.NamedTemporaryFile() as file:
                 yield file
                 file.flush()
@@ -228,6 +257,32 @@ class Root:
             # Those of earlier writers too: a killed process leaves its own behind.
             for left in folder.glob(f"{name}.*"):
                 left.unlink(missing_ok=True)
+
+    def download(self, path: Path, *parts: str) -> None:
+        """Copy a file to the local `path`; FileNotFoundError where there is none."""
+        self._fs.get_file(self.path(*parts), str(path))
+
+    def upload(self, path: Path, *parts: str) -> None:
+        """Publish a copy of the local file `path` in one step."""
+        self._fs.put_file(str(path), self.path(*parts))
+
+    def replace(self, data: bytes, version: str | None, *parts: str) -> bool:
+        """Publish a file elsewhere if the one there is still of this `version`, or none is there where that is None;
+        whether it was. A store that does not know conditions takes it in any case.
+        """
+        path = self.path(*parts)
+        if "s3" not in self._fs.protocol:
+            self._fs.pipe_file(path, data)
+            return True
+        condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
+        try:
+            # In one piece: the parts of a larger upload would not know the condition.
+            self._fs.pipe_file(path, data, chunksize=_ONE_PUT, **condition)
+        except OSError as error:
+            if _code(error) in _REFUSALS:
+                return False
+            raise
+        return True
 
     def remove(self, *parts: str) -> None:
         """Take a file away; nothing happens where there is none."""
@@ -267,13 +322,43 @@ class Root:
         return found
 
     def _read_ranges(self, path: str, ranges: list[tuple[int, int]]) -> list[bytes]:
-        if not self._is_local:
+        if not self.is_local:
             return [bytes(self._fs.cat_file(path, start=o, end=o + n)) for o, n in ranges]
         handle = os.open(path, os.O_RDONLY)
         try:
             return [os.pread(handle, size, offset) for offset, size in ranges]
         finally:
             os.close(handle)
+
+
+def _stat(info: Mapping[str, Any]) -> tuple[int, str, int]:
+    return int(info["size"]), str(info.get("mtime") or _version(info)), int(info.get("ino", 0))
+
+
+def _version(info: Mapping[str, Any]) -> str:
+    """What a store says of a file's contents: its ETag (S3, GCS, Azure), or else when it was written."""
+    names = ("ETag", "etag", "LastModified", "last_modified", "created", "mtime")
+    return str(next((info[name] for name in names if info.get(name)), None))
+
+
+def _written(info: Mapping[str, Any]) -> float:
+    found = next((info[name] for name in ("LastModified", "last_modified", "created") if info.get(name)), None)
+    if not isinstance(found, datetime.datetime):
+        return 0.0
+    return (found if found.tzinfo else found.replace(tzinfo=datetime.UTC)).timestamp()
+
+
+def store_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
+    """OSError, what a store's library raises besides (botocore's of credentials and connections), and `others`."""
+    botocore: Any = sys.modules.get("botocore.exceptions")
+    return (OSError, *others, *((botocore.BotoCoreError,) if botocore else ()))
+
+
+def _code(error: OSError) -> str | None:
+    """S3's own name for what went wrong."""
+    answer: dict[str, Any] = getattr(error.__cause__, "response", None) or {}
+    code: str | None = answer.get("Error", {}).get("Code")
+    return code
 
 
 @contextlib.contextmanager
@@ -296,7 +381,8 @@ def published(path: Path) -> Iterator[Path]:
 def filesystem(url: str, what: str) -> tuple[Any, str]:
     """The file system of `url` and the path in it; ConfigError, saying `what` the URL is of, for one not known."""
     try:
-        fs, path = fsspec.core.url_to_fs(url)
+        # What a folder holds is asked anew each time: other processes write there too.
+        fs, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
     except (ValueError, ImportError) as error:
         raise ConfigError(f"{what} {url}: {error}") from error
     return fs, str(path)

@@ -24,7 +24,6 @@ from pipelines.store.root import Root, ShardId
 from pipelines.store.schema import SHARD, Column
 from pipelines.store.stages import Sidecars
 
-FOLDER = "catalog"
 # Columns of few values that are known beforehand: the same type in every file, which groups faster than strings.
 ENUMS = {"status": [status.value for status in Status], "reason": sorted(REASONS)}
 # A small file of small blocks, a large one of DuckDB's own: those are packed better.
@@ -151,7 +150,9 @@ def _fresh(con: duckdb.DuckDBPyConnection, root: Root, batch: Batch, layout: Lay
     files = [files_of(shard, layout.sidecars) for shard in batch.shards]
     selects, joins, has = ["a.*", "coalesce(c.wins, true) AS latest"], [], []
     for number, (side, columns) in enumerate(zip(layout.sidecars, layout.columns, strict=True)):
-        paths = [root.path(*file[number + 1]) for file in files if side.made_with and root.exists(*file[number + 1])]
+        paths = [
+            root.address(*file[number + 1]) for file in files if side.made_with and root.exists(*file[number + 1])
+        ]
         name, source, there = f"s{number}", "(SELECT 1) WHERE false", set()
         given = ["NULL::VARCHAR AS uid", "NULL::VARCHAR AS _shard"]
         if paths:
@@ -173,7 +174,7 @@ def _fresh(con: duckdb.DuckDBPyConnection, root: Root, batch: Batch, layout: Lay
             present = f"({present} OR f{number}.uid IS NOT NULL)"
         selects += values
         has.append(present)
-    shards = as_list([root.path(*file[0]) for file in files])
+    shards = as_list([root.address(*file[0]) for file in files])
     return f"""SELECT {", ".join(selects)}, [{", ".join(has)}] AS _has
         FROM (FROM read_parquet({shards}, union_by_name = true)) a {" ".join(joins)}
         LEFT JOIN _contest c ON c.uid = a.uid AND c.shard = a.shard AND c.source = {literal(batch.source)}

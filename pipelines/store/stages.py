@@ -55,9 +55,11 @@ class Sidecars:
         return root.shards(self.stage.folder, self.made_with) if self.made_with else []
 
     def paths(self, root: Root) -> list[str]:
-        """The files, in order of source and number."""
+        """The files' addresses, in order of source and number."""
         made_with = self.made_with or ""
-        return [root.path(self.stage.folder, made_with, s.source, f"{s.number}.parquet") for s in self.shards(root)]
+        return [
+            root.address(self.stage.folder, made_with, s.source, f"{s.number}.parquet") for s in self.shards(root)
+        ]
 
     def marks(self, root: Root) -> list[tuple[str, ...]]:
         """What tells whether anything in it has changed: each file with its fingerprint, and the columns."""

@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import duckdb
 
 from filters.errors import InputError
 from pipelines.store import presets, removals
-from pipelines.store.catalog import FILE, SETTINGS, enter, mixture_names, read_contents
+from pipelines.store.catalog import SETTINGS, enter, mixture_names, read_contents
 from pipelines.store.fingerprint import fingerprint
 from pipelines.store.levels import Run
 from pipelines.store.marks import Part, find_parts
+from pipelines.store.mirror import Shelf, shelf
 from pipelines.store.presets import quoted
 from pipelines.store.root import Root, ShardId
 from pipelines.store.schema import SCHEMA_VERSION, Column
-from pipelines.store.segments import FOLDER, Layout, Segment, attach
+from pipelines.store.segments import Layout, Segment, attach
 from pipelines.store.stages import DEDUPE, Sidecars
 
 # Raised when segments of before can no longer be read as new ones.
@@ -31,6 +33,8 @@ class Survey:
     layout: Layout
     parts: dict[ShardId, Part]
     marks: dict[str, str]
+    files: Shelf
+    before: Path  # the catalog, if there is one
     info: dict[str, str] = field(default_factory=dict)
     segments: list[Segment] = field(default_factory=list)
     lists: list[Run] = field(default_factory=list)
@@ -77,9 +81,10 @@ def survey(root: Root, sidecars: Sequence[Sidecars], runs: Sequence[str], *, ane
         (side.stage.folder, side.made_with, [(name, column.name, str(column.type)) for name, column in columns])
         for side, columns in zip(sidecars, layout.columns, strict=True)
     ])  # fmt: skip
-    found = Survey(layout, {}, {"schema_version": str(SCHEMA_VERSION), "layout": mark})
+    files = shelf(root)
+    found = Survey(layout, {}, {"schema_version": str(SCHEMA_VERSION), "layout": mark}, files, files.catalog())
     if not anew:
-        _look_back(root, found)
+        _look_back(found)
     found.parts = find_parts(root, sidecars, mark, {shard: part for shard, (part, _) in found.known.items()})
     mixes = [(name, mixture_mark(root, name)) for name in mixture_names(root)]
     found.marks |= {
@@ -88,7 +93,7 @@ def survey(root: Root, sidecars: Sequence[Sidecars], runs: Sequence[str], *, ane
         "runs": fingerprint(list(runs)),
         removals.MARK: removals.applied(root),
         # The published views name their files by path.
-        "folder": str(root.local(FOLDER).resolve()),
+        "folder": files.address,
     }
     return found
 
@@ -99,7 +104,9 @@ def _columns(root: Root, side: Sidecars) -> tuple[tuple[str, Column], ...]:
     names: list[str] = []
     if paths:
         with contextlib.suppress(duckdb.Error):  # a damaged file is named when it is read
-            names = duckdb.connect(config=SETTINGS).read_parquet(paths, union_by_name=True).columns
+            con = duckdb.connect(config=SETTINGS)
+            root.lend(con)
+            names = con.read_parquet(paths, union_by_name=True).columns
     return side.columns_in(names)
 
 
@@ -109,21 +116,21 @@ def mixture_mark(root: Root, name: str) -> str:
     return fingerprint(lock["digest"], root.footer("mixes", name, "manifest.parquet"))
 
 
-def _look_back(root: Root, found: Survey) -> None:
+def _look_back(found: Survey) -> None:
     """Fill in what the present catalog has, if it can be read and has the same layout."""
-    path = root.local(FILE)
-    if not path.exists():
+    if not found.before.exists():
         return
     with duckdb.connect(config=SETTINGS) as con:
         try:
-            enter(con, path)
+            enter(con, found.before)
             info = dict(con.execute("SELECT name, value FROM catalog_info").fetchall())
             if info.get("layout") != found.marks["layout"]:
                 return
             segments, lists, _ = read_contents(con)
             rows = dict(con.execute("SELECT name, rows FROM catalog_lists").fetchall())
             mixtures = con.execute("SELECT mixture, mark, name FROM catalog_mixtures").fetchall()
-            attach(con, root.local(FOLDER), [*(s.name for s in segments), *lists])
+            found.files.fetch([*(s.name for s in segments), *lists, *(name for _, _, name in mixtures)])
+            attach(con, found.files.folder, [*(s.name for s in segments), *lists])
             for segment in segments:
                 for number, stat, mark, records in con.execute(
                     f"SELECT shard, stat, mark, records FROM {quoted(segment.name)}.parts r WHERE {segment.alive}"
@@ -135,5 +142,5 @@ def _look_back(root: Root, found: Survey) -> None:
             found.known, found.records = {}, {}
             return
     found.info, found.segments, found.lists = info, segments, [Run(name, rows[name]) for name in lists]
-    folder = root.local(FOLDER)
+    folder = found.files.folder
     found.mixtures = {m: (mark, name) for m, mark, name in mixtures if (folder / f"{name}.duckdb").exists()}
