@@ -30,10 +30,10 @@ from pipelines import index, manifest
 from pipelines.job import Account, job_main, say
 from pipelines.lock import FILE as LOCK
 from pipelines.selection import Selection, places, select
-from pipelines.store import publish, removals
+from pipelines.store import catalog, publish, removals
 from pipelines.store.mirror import FILE, shelf
+from pipelines.store.mirror import FOLDER as SEGMENTS
 from pipelines.store.root import Root, ShardId
-from pipelines.store.segments import FOLDER as SEGMENTS
 from pipelines.store.shards import blanked, stats
 
 # What later stages made of the rows, one folder a fingerprint.

@@ -60,8 +60,8 @@ class Shelf:
         path.replace(self._file)
 
     def sweep(self, named: Collection[str] | None, keep: float = KEEP) -> None:
-        """Take away files that are older than `keep` seconds and not `named`, as those of the newest catalog are; none
-        if that cannot be told."""
+        """Take away files older than `keep` seconds that are not `named`; all stay where None says that it cannot be
+        told what the newest catalog names."""
         if named is not None:
             _sweep(self.folder, {f"{name}.duckdb" for name in named}, keep)
 

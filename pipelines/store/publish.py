@@ -26,7 +26,7 @@ from pipelines.store.catalog import (
     read_contents,
     show,
 )
-from pipelines.store.mirror import FILE, KEEP
+from pipelines.store.mirror import FILE, KEEP, Shelf
 from pipelines.store.presets import literal, quoted
 from pipelines.store.root import Root, ShardId
 from pipelines.store.schema import MANIFEST
@@ -277,7 +277,7 @@ def _comment(con: duckdb.DuckDBPyConnection, layout: Layout) -> None:
 
 
 def sweep(files: Shelf, newest: Path, keep: float = KEEP) -> None:
-    """Take away what killed publications left, and what the newest catalog does not name, each after `keep` seconds."""
+    """Take away what killed publications left, and what the newest catalog names not, after `keep` seconds."""
     old = time.time() - keep
     for path in files.folder.glob(f"{_TEMPORARY}*"):
         if path.stat().st_mtime < old:
