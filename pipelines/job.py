@@ -94,7 +94,10 @@ def say(text: str) -> None:
 
 
 def run_recorded(job: str, config: JobConfig, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Run a job and write what it did to the ledger, `<root>/runs/<id>.json`, also when it fails."""
+    """Run a job and write what it did to the ledger, `<root>/runs/<id>.json`, also when it fails.
+
+    A summary that has `nothing_new` leaves no record.
+    """
     started = datetime.datetime.now(datetime.UTC)
     begin = time.monotonic()
     root = Root(config.root)
@@ -119,7 +122,7 @@ def run_recorded(job: str, config: JobConfig, run: Callable[[], dict[str, Any]])
     finally:
         record["seconds"] = round(time.monotonic() - begin, 3)
         # A mistyped root, or a job that needs none, must not make a folder of that name.
-        if root.exists():
+        if root.exists() and not record["summary"].get("nothing_new"):
             root.write_json(record, "runs", f"{record['id']}.json")
 
 

@@ -71,6 +71,7 @@ REASONS: dict[str, tuple[Status, str, str]] = {
     "language_declared": (Status.SKIPPED, "declared language", "the source declares another language"),
     "video": (Status.SKIPPED, "video", "the source declares a video"),
     "duplicate_row": (Status.SKIPPED, "duplicate row", "the same record stands earlier in the dump"),
+    "withdrawn": (Status.SKIPPED, "withdrawn", "the dump no longer holds the record"),
 }
 
 

@@ -21,7 +21,7 @@ from pipelines.store.segments import FOLDER, Layout, Segment, attach
 from pipelines.store.stages import DEDUPE, Sidecars
 
 # Raised when segments of before can no longer be read as new ones.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(slots=True)
