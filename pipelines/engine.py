@@ -44,6 +44,7 @@ def gated(gate: Gate) -> Iterator[None]:
     finally:
         _gate.reset(token)
 
+
 # A worker may die for a reason of its own (its node went away), so what it left is tried again as often as this.
 _RETRIES = 3
 
@@ -160,7 +161,7 @@ def map_shards(
     Results are small mappings that JSON can hold: bulk data goes to files, never through Ray.
     """
     gate = _gate.get()
-    if not items or gate({}):
+    if not items:
         return
     if local:
         yield from _map_here(items, make, lanes, ahead, gate)

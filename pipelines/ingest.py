@@ -146,7 +146,7 @@ def _grow(
 ) -> dict[str, Any]:
     """Add what the dump has more or other than what is ingested; the summary."""
     if source.folders:
-        raise InputError(f"{source.name}: --add cannot take the scores that this reader's dump brings; ingest it anew")
+        raise InputError(f"{source.name}: --add cannot take scores that a dump brings; ingest it anew, without --add")
     recipe = config.recipe or source.default_recipe
     tables = (canonical(table, source, recipe, config.caption_blocklist) for table in rows)
     grown = grow(root, source.name, tables, mark, config.max_failed_fraction, config.scratch)

@@ -133,10 +133,12 @@ def job_main(
     plan: Callable[[Config], dict[str, Any]],
     argv: Sequence[str] | None,
     bare: str | None = None,
+    recorded: bool = True,
 ) -> int:
     """The command line of one job: parse, run or only plan, print one JSON line, return the exit code.
 
-    An argument without a flag, in any place, is the field `bare`.
+    An argument without a flag, in any place, is the field `bare`. A job that is not `recorded` writes to the ledger
+    itself, or not at all.
     """
     arguments = parse_arguments(job, model, run, argv, bare)
     signal.signal(signal.SIGTERM, _interrupt)
@@ -147,7 +149,7 @@ def job_main(
         else:
             # Libraries print too; stdout is kept for the summary.
             with contextlib.redirect_stdout(sys.stderr):
-                summary = run_recorded(job, config, lambda: run(config))
+                summary = run_recorded(job, config, lambda: run(config)) if recorded else run(config)
     except HeadwaterError as error:
         say(f"headwater {job}: {error}")
         if isinstance(error, BudgetExceeded):

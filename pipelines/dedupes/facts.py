@@ -56,7 +56,7 @@ class Facts:
 
 
 def load_facts(root: Root, shards: Sequence[ShardId], features: str | None, *, embed: bool) -> Facts:
-    """The facts of all pictures of `shards` that no later attempt has replaced; embeddings of `features` where `embed`.
+    """The facts of all pictures of `shards` that no later attempt replaced; embeddings of `features` where `embed`.
 
     ShardError for a sidecar that does not fit its shard, is missing, has another width or holds NaN, naming it.
     """
@@ -170,9 +170,7 @@ def _fill(root: Root, shard: ShardId, facts: Facts, number: int) -> pa.Table:
     return table.select(_SEEN)
 
 
-def _embed(
-    root: Root, shard: ShardId, features: str, facts: Facts, number: int, later: Mapping[str, int]
-) -> None:
+def _embed(root: Root, shard: ShardId, features: str, facts: Facts, number: int, later: Mapping[str, int]) -> None:
     """Put the embeddings of one shard where they belong."""
     assert facts.vectors is not None
     rows = slice(int(facts.start[number]), int(facts.start[number + 1]))
