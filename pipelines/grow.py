@@ -2,8 +2,8 @@
 
 What is ingested stays as it is. Rows of the dump that are not there yet, and those that say something else than
 before, go to slices of their own, numbered after the source's last shard, beside those of retries; so do rows that
-the dump no longer holds, with the reason `withdrawn`, so that none is lost. A row is the same if its uid is, and other if
-a column other than `file` and `line` is.
+the dump no longer holds, with the reason `withdrawn`: none is lost. A row is the same if its uid is, and other
+if a column other than `file` and `line` is.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ from html import escape
 from typing import Any
 
 _HEAD = """<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="60">
-<title>Headwater schedule</title><style>body{font-family:sans-serif;margin:2em}td,th{text-align:left;padding:.3em 1em .3em 0;
-vertical-align:top}.failed{color:#b00020}</style><h1>Headwater schedule</h1>"""
+<title>Headwater schedule</title><style>body{font-family:sans-serif;margin:2em}td,th{text-align:left;
+padding:.3em 1em .3em 0;vertical-align:top}.failed{color:#b00020}</style><h1>Headwater schedule</h1>"""
 _COLUMNS = ("job", "command", "times", "next", "state", "last run", "last success", "left out")
 
 

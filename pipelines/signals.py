@@ -201,7 +201,7 @@ def _publish(root: Root, config: SignalsConfig, inputs: Inputs) -> str:
 
 
 def _keep(root: Root, data: bytes, *parts: str) -> None:
-    """Write a file unless it is there, as it is after a run that found everything done; its folder names its content."""
+    """Write a file unless it is there: its folder is named after its content."""
     if not root.exists(*parts):
         root.write_bytes(data, *parts)
 

@@ -18,7 +18,7 @@ import pytest
 from filters.errors import ConfigError, HeadwaterError
 from pipelines import cron, schedule
 from pipelines.config import load_config
-from pipelines.schedule import Scheduler, ScheduleConfig
+from pipelines.schedule import ScheduleConfig, Scheduler
 from pipelines.store.root import Root
 from tests.pipelines.chain import serving
 
