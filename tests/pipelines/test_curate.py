@@ -69,6 +69,7 @@ def paths(*numbers: int) -> list[str]:
     return sorted(f"/{n}.png" for n in numbers)
 
 
+@pytest.mark.slow
 def test_three_runs_do_the_new_work_alone_and_end_as_one(tmp_path: Path, tiny_model: Path) -> None:
     root, dump = Root(str(tmp_path / "root")), tmp_path / "dump"
     dump.mkdir()
@@ -191,7 +192,7 @@ def test_a_second_start_is_refused_and_leaves_no_trace(tmp_path: Path) -> None:
     root = Root(str(tmp_path / "root"))
     with picture_server() as server:
         config = configured(tmp_path, "root", server, None)
-        with lease(root, "curate"):
+        with lease(root, "curate", 1e6):
             before = files(root)
             with pytest.raises(InputError, match="a curate is running here"):
                 curate.run(config)

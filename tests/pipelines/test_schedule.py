@@ -166,10 +166,10 @@ def test_once_runs_headwater_itself_and_tells_of_failures(tmp_path: Path) -> Non
 def test_sigterm_ends_scheduler_and_jobs(tmp_path: Path) -> None:
     """The scheduler as a process, with an expression of seconds and a job that would never end."""
     mark = tmp_path / "pid"
+    job = f"import os, time; open({str(mark)!r}, 'w').write(str(os.getpid())); time.sleep(99)"
     code = (
         "import sys; from pipelines import schedule\n"
-        f"job = 'import os, time; open({str(mark)!r}, \"w\").write(str(os.getpid())); time.sleep(99)'\n"
-        "schedule.argv_of = lambda entry: [sys.executable, '-c', job]\n"
+        f"schedule.argv_of = lambda entry: [sys.executable, '-c', {job!r}]\n"
         "sys.exit(schedule.main(sys.argv[1:]))"
     )
     path = tmp_path / "schedule.yaml"
