@@ -23,7 +23,7 @@ def _row(name: str, job: Mapping[str, Any]) -> str:
     last, running = job.get("last"), job.get("running")
     state = f"running since {running['started']}" if running else "waiting"
     ended = f"{last['ended']}: exit code {last['exit_code']}: {last['said']}" if last else "never"
-    failed = bool(last) and job.get("last_success") != last["ended"]
+    failed = last is not None and job.get("last_success") != last["ended"]
     cells = [
         name, " ".join(["headwater", *job["command"]]), job["cron"], job["next"], state, ended,
         job.get("last_success", "never"), job.get("skipped", 0),

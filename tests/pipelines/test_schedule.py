@@ -107,7 +107,10 @@ def test_missed_times_run_once_or_not_at_all(tmp_path: Path, programs: None) -> 
 def test_a_time_that_comes_during_a_run_is_left_out_or_queued_once(tmp_path: Path, programs: None) -> None:
     gate = tmp_path / "go"
     waits = f"import pathlib, time\nwhile not pathlib.Path({str(gate)!r}).exists(): time.sleep(0.02)"
-    jobs = {"skip": {"command": ["sql", waits]}, "queue": {"command": ["sql", waits], "overlap": "queue"}}
+    jobs: dict[str, dict[str, Any]] = {
+        "skip": {"command": ["sql", waits]},
+        "queue": {"command": ["sql", waits], "overlap": "queue"},
+    }
     scheduler = Scheduler(configured(tmp_path / "root", jobs), Root(str(tmp_path / "root")), NOON - MINUTE)
     for tens in range(3):
         scheduler.tick(NOON + 10 * tens * MINUTE)
