@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +43,8 @@ class Facts:
 
     `table` has uid, sha256 and pixel_hash as 16 bytes, source and shard as dictionaries, url as a number, and as they
     are phash, original_width, original_height, offset, size, `key` and `aspect` (see `looks`), `readable` (whether
-    the stored picture can be decoded), and `score` if there are features. `damage` says why others cannot.
+    the stored picture can be decoded), and `score` if there are features. `damage` says why others cannot. `replaced` has,
+    by the place of a shard, the uids of pictures that are not among the rows, since a later attempt replaced them.
     `looks` uint8 [N, 16, 16, 3], `captions` uint32 [N, 128], `vectors` float16 [N, D] or None.
     """
 
@@ -53,6 +54,7 @@ class Facts:
     captions: Signatures
     vectors: Vectors | None
     damage: tuple[str, ...] = ()
+    replaced: dict[int, pa.ChunkedArray] = field(default_factory=dict)
 
 
 def load_facts(root: Root, shards: Sequence[ShardId], features: str | None, *, embed: bool) -> Facts:
@@ -87,7 +89,8 @@ def load_facts(root: Root, shards: Sequence[ShardId], features: str | None, *, e
     columns = {"key": looks["key"], "aspect": looks["aspect"], "readable": looks["damage"].is_null()}
     for name, column in columns.items():
         table = table.append_column(name, column)
-    return Facts(table, start, found.looks, found.captions, found.vectors, _damage(shards, start, looks))
+    damage = _damage(shards, start, looks)
+    return Facts(table, start, found.looks, found.captions, found.vectors, damage, found.replaced)
 
 
 def _damage(shards: Sequence[ShardId], start: npt.NDArray[np.int64], looks: pa.Table) -> tuple[str, ...]:
@@ -162,6 +165,7 @@ def _fill(root: Root, shard: ShardId, facts: Facts, number: int) -> pa.Table:
     if len(uids) > len(own):
         # What a later attempt has replaced has a look too.
         kept = pc.is_in(uids, own)
+        facts.replaced[number] = table["uid"].filter(pc.invert(kept))
         table, uids = table.filter(kept), uids.filter(kept)
     if not uids.equals(own):
         raise ShardError(f"{root.path(*parts)}: was made from another version of its shard; delete it and run again")

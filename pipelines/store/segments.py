@@ -229,7 +229,7 @@ def _write_parts(
         })  # fmt: skip
         con.from_arrow(marks).create("_marks")
         sides = range(1, len(layout.sidecars) + 1)
-        lacks = ", ".join(f"count(*) FILTER (status = 'success' AND latest AND NOT _has[{side}])" for side in sides)
+        lacks = ", ".join(f"count(*) FILTER (status = 'success' AND NOT _has[{side}])" for side in sides)
         # A shard without a row has its part too.
         con.execute(f"""INSERT INTO {quoted(name)}.parts
             SELECT shard, stat, mark, coalesce(records, 0), coalesce(successes, 0), image_bytes, coalesce(lacks, [])
