@@ -43,8 +43,8 @@ class Facts:
 
     `table` has uid, sha256 and pixel_hash as 16 bytes, source and shard as dictionaries, url as a number, and as they
     are phash, original_width, original_height, offset, size, `key` and `aspect` (see `looks`), `readable` (whether
-    the stored picture can be decoded), and `score` if there are features. `damage` says why others cannot. `replaced` has,
-    by the place of a shard, the uids of pictures that are not among the rows, since a later attempt replaced them.
+    the stored picture can be decoded), and `score` if there are features. `damage` says why others cannot.
+    `replaced` has, by the place of a shard, the uids of pictures that a later attempt replaced: they are no rows.
     `looks` uint8 [N, 16, 16, 3], `captions` uint32 [N, 128], `vectors` float16 [N, D] or None.
     """
 
