@@ -156,8 +156,8 @@ class _Chain:
         done = self.stages.get(name)
         if done is None or name not in _GATED:
             return 0
-        total = done.get("of", 0)
-        return max(0, total - done["shards_done"] - done["shards_skipped"] - len(done["shards_failed"]))
+        looked_at: int = done["shards_done"] + done["shards_skipped"] + len(done["shards_failed"])
+        return max(0, int(done.get("of", 0)) - looked_at)
 
     def call(
         self, name: str, job: Callable[[Section], dict[str, Any]], section: Section, of: int = 0

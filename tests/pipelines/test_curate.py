@@ -18,8 +18,9 @@ from pipelines.store.catalog import connect
 from pipelines.store.root import Root
 from tests.pipelines.chain import picture, picture_server
 
-GONE = [(404, {}, b"")]
-BUSY = [(503, {}, b"")]
+Answers = list[tuple[int, dict[str, str], bytes]]
+GONE: Answers = [(404, {}, b"")]
+BUSY: Answers = [(503, {}, b"")]
 # Where a row stands in a root, and how often it was tried, is a matter of its history.
 HISTORY = ("key", "shard", "offset", "attempt")
 
@@ -74,7 +75,7 @@ def test_three_runs_do_the_new_work_alone_and_end_as_one(tmp_path: Path, tiny_mo
     root, dump = Root(str(tmp_path / "root")), tmp_path / "dump"
     dump.mkdir()
     # 3 and 13 are dead, 5 is for a while; 15 is a copy of 6.
-    faults: dict[str, list[tuple[int, dict[str, str], bytes]]] = {
+    faults: dict[str, Answers] = {
         "/3.png": GONE, "/13.png": GONE, "/5.png": list(BUSY),
         "/15.png": [(200, {"Content-Type": "image/png"}, picture(6))],
     }  # fmt: skip
