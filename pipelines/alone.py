@@ -17,7 +17,7 @@ def alone(folder: Path, what: str) -> Iterator[None]:
     The lock ends with its process, however that ends.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f".{what}.lock").open("w") as lock:
+    with (folder / f".{what}.lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -33,6 +33,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "power": ("pipelines.power", "how many pictures, sizes and seeds a study needs"),
     "attribute": ("pipelines.attribute", "pairs to pictures of what a model's match rests on"),
     "report": ("pipelines.report", "results to one HTML page"),
+    "curate": ("pipelines.curate", "the whole chain for what is new, up to mixtures and report"),
+    "schedule": ("pipelines.schedule", "commands at their times, with a page that says how they went"),
     "sql": ("pipelines.sql", "a question to the catalog"),
     "schema": ("pipelines.sql", "columns of the catalog with their meaning"),
     "explain": ("pipelines.sql", "one sample's history"),

@@ -31,7 +31,7 @@ from pipelines.failures import Failures
 from pipelines.foreign import is_foreign, take_over
 from pipelines.job import Account, job_main, say
 from pipelines.progress import QUIET, Watch
-from pipelines.retry import check_reasons, downloaded, failed_rows, plan_retry
+from pipelines.retry import Policy, check_reasons, downloaded, failed_rows, plan_retry
 from pipelines.sandbox import Crashed, Sandbox
 from pipelines.slices import Slice, all_slices, slices_of
 from pipelines.store.fingerprint import KEY, SAMPLES_PER_SHARD, fingerprint
@@ -55,6 +55,10 @@ class DownloadConfig(JobConfig):
     retry: list[str] = Field(
         [], description="fetch only rows that failed for these reasons, such as timeout,http_429, into new shards"
     )
+    retry_attempts: int | None = Field(
+        None, ge=1, description="attempts after which a retry leaves a row alone, the first counted; no limit if null"
+    )
+    retry_wait: float = Field(0, ge=0, description="hours after an attempt during which a retry leaves a row alone")
     overwrite: bool = Field(False, description="make shards anew that were made with other settings or rows")
     image_size: int = Field(256, ge=1, description="size of a stored picture in pixels; never enlarged")
     resize_mode: ResizeMode = Field("keep_ratio_largest", description="img2dataset's way to reach the size")
@@ -93,6 +97,10 @@ class DownloadConfig(JobConfig):
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(Recipe)}
         return Recipe(**{**fields, "max_aspect_ratio": self.max_aspect_ratio or math.inf})
 
+    def policy(self) -> Policy:
+        """Which failed rows a retry takes."""
+        return Policy(self.retry, self.retry_attempts, self.retry_wait)
+
 
 def run(config: DownloadConfig) -> dict[str, Any]:
     """Download every ingested row into shards; shards that are there already are left alone."""
@@ -102,8 +110,8 @@ def run(config: DownloadConfig) -> dict[str, Any]:
     account.shards_skipped = len(slices) - len(todo)
     say(f"download: {len(todo)} shards to do, {account.shards_skipped} done before")
     _self_test(root, todo, config)
-    taken = _download(root, config, todo, account, failures) if todo else 0
-    account.extra = {"failures": failures.summary(), "taken_from_img2dataset": taken}
+    taken, received = _download(root, config, todo, account, failures) if todo else (0, 0)
+    account.extra = {"failures": failures.summary(), "taken_from_img2dataset": taken, "picture_bytes": received}
     if taken:
         say(f"download: {taken} shards were finished by img2dataset and were taken as they are")
     for line in failures.lines():
@@ -114,19 +122,22 @@ def run(config: DownloadConfig) -> dict[str, Any]:
     return account.summary()
 
 
-def _download(root: Root, config: DownloadConfig, todo: Sequence[Slice], account: Account, failures: Failures) -> int:
-    """Make the shards; how many of them img2dataset had finished."""
+def _download(
+    root: Root, config: DownloadConfig, todo: Sequence[Slice], account: Account, failures: Failures
+) -> tuple[int, int]:
+    """Make the shards; how many of them img2dataset had finished, and the bytes of the pictures that came."""
     if not config.local:
         start_ray()
     limits = local_limits(config.fetch) if config.local else cluster_limits(config.fetch)
-    make, taken = partial(_Worker, root, config, limits), 0
+    make, taken, received = partial(_Worker, root, config, limits), 0, 0
     with Watch(partial(_waiting, limits), QUIET) as watch:
         for piece, result in map_shards(todo, make, cpus=config.cpus, local=config.local, lanes=config.lanes):
             watch.heard()
             record(account, piece, result, len(todo))
             failures.add(result.get("failures", {}))
             taken += result.get("taken", 0)
-    return taken
+            received += result.get("bytes", 0)
+    return taken, received
 
 
 def _waiting(limits: Watched) -> str:
@@ -144,7 +155,7 @@ def plan(config: DownloadConfig) -> dict[str, Any]:
     sources = _retried_sources(root, config)
     return {
         "shards": [str(piece) for source in sources for piece in _unfinished(root, source, config)],
-        "rows": {s: sum(rows.num_rows for rows in failed_rows(root, s, config.retry)) for s in sources},
+        "rows": {s: sum(rows.num_rows for rows in failed_rows(root, s, config.policy())) for s in sources},
     }
 
 
@@ -164,7 +175,7 @@ def _retries(root: Root, config: DownloadConfig) -> list[Slice]:
     if left:
         say(f"download: {len(left)} shards of an earlier retry come first; run the command again for another")
         return left
-    return [piece for source in sources for piece in plan_retry(root, source, config.retry)]
+    return [piece for source in sources for piece in plan_retry(root, source, config.policy())]
 
 
 def _retried_sources(root: Root, config: DownloadConfig) -> Sequence[str]:
@@ -245,7 +256,11 @@ class _Worker:
             counts = write_shard(self.root, piece.shard, samples, self.config.encode_format, mark, timing)
         failures = Failures()
         failures.count(sample.row for sample in samples)
-        return {"rows": len(samples), "counts": counts, "failures": failures.counts(), "taken": int(taken)}
+        received = 0 if taken else sum(sample.row.get("original_bytes") or 0 for sample in samples)
+        return {
+            "rows": len(samples), "counts": counts, "failures": failures.counts(), "taken": int(taken),
+            "bytes": received,
+        }  # fmt: skip
 
     def close(self) -> None:
         """End what is under way, the connections and the processes."""

@@ -19,6 +19,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from filters.errors import ConfigError, HeadwaterError
@@ -26,6 +27,24 @@ from pipelines import metrics
 from pipelines.job import Account, say
 
 Work = Callable[[Any], dict[str, Any]]
+
+# Takes the result of an item, and says whether no further one is to be begun.
+Gate = Callable[[dict[str, Any]], bool]
+_gate: ContextVar[Gate] = ContextVar("gate", default=lambda _result: False)
+
+
+@contextlib.contextmanager
+def gated(gate: Gate) -> Iterator[None]:
+    """While the block runs, `map_shards` asks `gate` after each item, and ends early where it says so.
+
+    What is under way then is finished in a local run; on Ray it is dropped, and made again by the next run.
+    """
+    token = _gate.set(gate)
+    try:
+        yield
+    finally:
+        _gate.reset(token)
+
 
 # A worker may die for a reason of its own (its node went away), so what it left is tried again as often as this.
 _RETRIES = 3
@@ -142,10 +161,11 @@ def map_shards(
     called for one item more while the function handles another.
     Results are small mappings that JSON can hold: bulk data goes to files, never through Ray.
     """
+    gate = _gate.get()
     if not items:
         return
     if local:
-        yield from _map_here(items, make, lanes, ahead)
+        yield from _map_here(items, make, lanes, ahead, gate)
         return
     start_ray()
     import ray.exceptions
@@ -160,7 +180,10 @@ def map_shards(
         try:
             for index, result in _map_on_ray([(index, items[index]) for index in left], make, pool):
                 del left[index]
+                ends = gate(result)
                 yield items[index], result
+                if ends:
+                    return
         except ray.exceptions.RayError as error:
             lost = f"Ray gave up ({str(error).splitlines()[0]})"
         if not left:
@@ -170,7 +193,7 @@ def map_shards(
 
 
 def _map_here(
-    items: Sequence[Any], make: Callable[[], Work], lanes: int, ahead: bool
+    items: Sequence[Any], make: Callable[[], Work], lanes: int, ahead: bool, gate: Gate
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
     work = make()
     pool = ThreadPoolExecutor(lanes)
@@ -180,10 +203,19 @@ def _map_here(
             for number, item in enumerate(items):
                 if ahead:
                     _prepare(work, items[number : number + 2])
-                yield item, _guarded(work, item)
+                result = _guarded(work, item)
+                ends = gate(result)
+                yield item, result
+                if ends:
+                    return
             return
         under_way = {pool.submit(_guarded, work, item): item for item in items}
         for future in as_completed(under_way):
+            if future.cancelled():
+                continue
+            if gate(future.result()):
+                for other in under_way:
+                    other.cancel()
             yield under_way[future], future.result()
     finally:
         # Closed first: where this ends early, that is what ends the items under way.

@@ -89,7 +89,8 @@ def ledger(root: Root) -> list[dict[str, Any]]:
         try:
             rows_in = record["summary"].get("rows_in")
             if record["job"] not in _NOT_LISTED and (record["status"] != "done" or rows_in):
-                rows.append({**record, "rows_in": rows_in, "config": json.dumps(record["config"])})
+                texts = {name: json.dumps(record[name], sort_keys=True) for name in ("config", "summary")}
+                rows.append({**record, "rows_in": rows_in, **texts})
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{root.path('runs', name)}: is not the record of a run; delete it") from error
     return rows

@@ -1,6 +1,7 @@
 """Raw metadata of one source to canonical rows: identity, captions, declared rules, a fair order, one slice a shard.
 
 headwater ingest --root data --source laion --metadata dumps/laion
+headwater ingest --root data --source laion --metadata dumps/laion --add
 headwater ingest --root data --source coyo --reader table --metadata 'dumps/coyo/*.parquet'
 """
 
@@ -24,6 +25,7 @@ from filters.errors import ConfigError, InputError
 from filters.sampling import salt
 from pipelines.canonical import canonical
 from pipelines.config import JobConfig
+from pipelines.grow import forget, grow, grown_to, is_whole
 from pipelines.identity import identified
 from pipelines.identity import uid_of as uid_of
 from pipelines.job import Account, job_main, say
@@ -68,6 +70,11 @@ class IngestConfig(JobConfig):
     caption_blocklist: list[Annotated[str, StringConstraints(min_length=1)]] = Field(
         [], description="rows whose caption holds one of these texts, in capitals or not, are skipped"
     )
+    add: bool = Field(
+        False,
+        description="keep what is ingested, and only add what the dump has more or other; what it has no more is "
+        "withdrawn",
+    )
     seed: int = Field(0, ge=0, description="seed of the order in which rows are dealt to shards")
     samples_per_shard: int = Field(1000, ge=1, description="input rows a shard")
     shard_digits: int = Field(5, ge=1, le=12, description="digits of a shard's number; DataComp uses 8")
@@ -93,7 +100,8 @@ def run(config: IngestConfig) -> dict[str, Any]:
     mark = fingerprint(SCHEMA_VERSION, _settings(config), contents)
     account = Account("ingest")
     names = root.names("metadata", source.name, suffix=".parquet")
-    if names and _is_done(root, source, names, mark):
+    grown = grown_to(root, source.name)
+    if names and (grown == mark if grown else _is_done(root, source, names, mark)):
         account.shards_skipped = len(names)
         say(f"ingest: {source.name} is done")
         return {**account.summary(), "source": source.name}
@@ -104,11 +112,14 @@ def run(config: IngestConfig) -> dict[str, Any]:
         rows = _fill(shuffle, source, files, Hashes(listed) if listed else None)
         if not rows:
             raise InputError(f"{config.metadata}: holds no records; is it the whole dump?")
+        if config.add and is_whole(root, source.name):
+            return _grow(root, config, source, mark, shuffle.tables(), account)
         account.shards_done = _shards(config, rows)
         written = {
             _publish(root, config, source, mark, number, part, account, gone)
             for number, part in enumerate(_slices(shuffle.tables(), config.samples_per_shard))
         }
+    forget(root, source.name)
     # Slices of an earlier ingest with more shards, or with names of another length.
     for name in set(names) - written:
         for folder in _folders(source):
@@ -130,6 +141,22 @@ def plan(config: IngestConfig) -> dict[str, Any]:
         "recipe": config.recipe or source.default_recipe,
         "files": [name for name, _ in named_files(files)],
     }
+
+
+def _grow(
+    root: Root, config: IngestConfig, source: Source, mark: str, rows: Iterable[pa.Table], account: Account
+) -> dict[str, Any]:
+    """Add what the dump has more or other than what is ingested; the summary."""
+    if source.folders:
+        raise InputError(f"{source.name}: --add cannot take scores that a dump brings; ingest it anew, without --add")
+    recipe = config.recipe or source.default_recipe
+    tables = (canonical(table, source, recipe, config.caption_blocklist) for table in rows)
+    grown = grow(root, source.name, tables, mark, config.max_failed_fraction, config.scratch)
+    account.shards_done = grown.slices
+    account.add(sum(grown.reasons.values()), dict(grown.reasons))
+    account.extra = {name: getattr(grown, name) for name in ("added", "changed", "withdrawn", "unchanged")}
+    say(f"ingest: {source.name}: " + ", ".join(f"{count:,} {name}" for name, count in account.extra.items()))
+    return {**account.summary(), "source": source.name}
 
 
 def _fill(shuffle: Shuffle, source: Source, files: Sequence[str], hashes: Hashes | None) -> int:
@@ -212,7 +239,7 @@ def _inputs(config: IngestConfig) -> tuple[Source, list[str]]:
 
 def _settings(config: IngestConfig) -> dict[str, Any]:
     """What changes the rows: not where they come from, nor how they are held on the way."""
-    return config.model_dump(exclude={*JobConfig.model_fields, "metadata", "hashes", "memory", "scratch"})
+    return config.model_dump(exclude={*JobConfig.model_fields, "metadata", "hashes", "memory", "scratch", "add"})
 
 
 def _folders(source: Source) -> list[tuple[str, ...]]:

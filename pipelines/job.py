@@ -94,7 +94,10 @@ def say(text: str) -> None:
 
 
 def run_recorded(job: str, config: JobConfig, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Run a job and write what it did to the ledger, `<root>/runs/<id>.json`, also when it fails."""
+    """Run a job and write what it did to the ledger, `<root>/runs/<id>.json`, also when it fails.
+
+    A summary that has `nothing_new` leaves no record.
+    """
     started = datetime.datetime.now(datetime.UTC)
     begin = time.monotonic()
     root = Root(config.root)
@@ -119,7 +122,7 @@ def run_recorded(job: str, config: JobConfig, run: Callable[[], dict[str, Any]])
     finally:
         record["seconds"] = round(time.monotonic() - begin, 3)
         # A mistyped root, or a job that needs none, must not make a folder of that name.
-        if root.exists():
+        if root.exists() and not record["summary"].get("nothing_new"):
             root.write_json(record, "runs", f"{record['id']}.json")
 
 
@@ -130,10 +133,12 @@ def job_main(
     plan: Callable[[Config], dict[str, Any]],
     argv: Sequence[str] | None,
     bare: str | None = None,
+    recorded: bool = True,
 ) -> int:
     """The command line of one job: parse, run or only plan, print one JSON line, return the exit code.
 
-    An argument without a flag, in any place, is the field `bare`.
+    An argument without a flag, in any place, is the field `bare`. A job that is not `recorded` writes to the ledger
+    itself, or not at all.
     """
     arguments = parse_arguments(job, model, run, argv, bare)
     signal.signal(signal.SIGTERM, _interrupt)
@@ -144,7 +149,7 @@ def job_main(
         else:
             # Libraries print too; stdout is kept for the summary.
             with contextlib.redirect_stdout(sys.stderr):
-                summary = run_recorded(job, config, lambda: run(config))
+                summary = run_recorded(job, config, lambda: run(config)) if recorded else run(config)
     except HeadwaterError as error:
         say(f"headwater {job}: {error}")
         if isinstance(error, BudgetExceeded):

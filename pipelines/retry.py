@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,6 +27,15 @@ RETRYABLE = tuple(
 _MIN_PER_SHARD = 1000
 
 
+class Policy(NamedTuple):
+    """Which failed rows are tried again: those that failed for one of `reasons`, were tried fewer than `attempts`
+    times (no limit if None), and last at least `wait` hours ago."""
+
+    reasons: Sequence[str]
+    attempts: int | None = None
+    wait: float = 0.0
+
+
 def downloaded(root: Root, sources: Sequence[str]) -> Sequence[str]:
     """The named sources, all that there are if none is named; InputError where there is nothing of one."""
     there = root.names("shards")
@@ -44,14 +54,21 @@ def check_reasons(reasons: Sequence[str]) -> None:
             raise ConfigError(f"--retry {reason}: expected one of {', '.join(RETRYABLE)}")
 
 
-def plan_retry(root: Root, source: str, reasons: Sequence[str]) -> list[Slice]:
-    """Write the slices (schema RETRY) of a source's rows whose latest attempt ended with one of `reasons`.
+def plan_retry(root: Root, source: str, policy: Policy) -> list[Slice]:
+    """Write the slices (schema RETRY) of a source's rows that are to be tried again.
 
-    Numbers go on after the source's last shard; a source that has no such rows gets no slices. Rows keep the order
-    of the shards that they are in now. ConfigError where the numbers no longer fit their digits.
+    A source that has no such rows gets no slices. Rows keep the order of the shards that they are in now. ConfigError
+    where the numbers no longer fit their digits.
+    """
+    return add_slices(root, source, [rows for rows in failed_rows(root, source, policy) if rows.num_rows])
+
+
+def add_slices(root: Root, source: str, parts: Sequence[pa.Table]) -> list[Slice]:
+    """Write rows (schema RETRY) as slices whose numbers go on after the source's last shard; none for no rows.
+
+    ConfigError where the numbers no longer fit their digits.
     """
     _clear(root, source)
-    parts = [rows for rows in failed_rows(root, source, reasons) if rows.num_rows]
     if not parts:
         return []
     table = pa.concat_tables(parts)
@@ -77,31 +94,48 @@ def _clear(root: Root, source: str) -> None:
         root.remove("retries", source, name)
 
 
-def failed_rows(root: Root, source: str, reasons: Sequence[str]) -> Iterator[pa.Table]:
+def failed_rows(root: Root, source: str, policy: Policy) -> Iterator[pa.Table]:
     """For each shard its rows to be tried again, as tables of schema RETRY; adopted rows may have no address."""
-    wanted = pa.array(reasons, pa.string())
+    wanted = pa.array(policy.reasons, pa.string())
     for table in latest_attempts(root, source, SHARD.names):
-        rows = table.filter(pc.and_(pc.is_in(table["reason"], wanted), pc.is_valid(table["url"])))
+        chosen = pc.and_(pc.is_in(table["reason"], wanted), pc.is_valid(table["url"]))
+        if policy.attempts is not None:
+            chosen = pc.and_(chosen, pc.less(table["attempt"], policy.attempts - 1))
+        rows = table.filter(chosen)
+        if rows.num_rows and policy.wait and _hours_since(root, source, rows["shard"][0].as_py()) < policy.wait:
+            rows = rows.slice(0, 0)
         columns: dict[str, Any] = {name: rows[name] for name in rows.column_names}
         columns["reason"] = pa.array(["ok"] * rows.num_rows, pa.string())
         columns["attempt"] = pc.add(rows["attempt"], pa.scalar(1, pa.int32()))
         yield RETRY.conform(pa.table({name: columns[name] for name in RETRY.names}))
 
 
+def _hours_since(root: Root, source: str, number: str) -> float:
+    """Hours since a shard was finished; without end for one of which that is not known."""
+    stats = ("shards", source, f"{number}_stats.json")
+    ended = root.read_json(*stats).get("end_time") if root.exists(*stats) else None
+    return float("inf") if ended is None else (time.time() - ended) / 3600
+
+
 def latest_attempts(root: Root, source: str, columns: Sequence[str]) -> Iterator[pa.Table]:
     """The rows of each of a source's shards that no later attempt has replaced; `columns` and uid and attempt."""
-    retried = [piece.shard for piece in retry_slices(root, source)]
-    latest: dict[str, int] = {}
-    for shard in retried:
-        if root.exists("shards", source, f"{shard.number}.parquet"):
-            table = root.read_table("shards", source, f"{shard.number}.parquet", columns=["uid", "attempt"])
-            for uid, attempt in zip(*(table[name].to_pylist() for name in ("uid", "attempt")), strict=True):
-                latest[uid] = max(attempt, latest.get(uid, 0))
+    latest = retried_uids(root, source)
     names = list(dict.fromkeys([*columns, "uid", "attempt"]))
     for name in root.names("shards", source, suffix=".parquet"):
         table = root.read_table("shards", source, name, columns=names)
         pairs = zip(table["uid"].to_pylist(), table["attempt"].to_pylist(), strict=True)
         yield table.filter(pa.array([attempt >= latest.get(uid, 0) for uid, attempt in pairs], pa.bool_()))
+
+
+def retried_uids(root: Root, source: str) -> dict[str, int]:
+    """By uid the latest attempt of a source's rows that stand in further shards: retried, added or withdrawn."""
+    latest: dict[str, int] = {}
+    for shard in (piece.shard for piece in retry_slices(root, source)):
+        if root.exists("shards", source, f"{shard.number}.parquet"):
+            table = root.read_table("shards", source, f"{shard.number}.parquet", columns=["uid", "attempt"])
+            for uid, attempt in zip(*(table[name].to_pylist() for name in ("uid", "attempt")), strict=True):
+                latest[uid] = max(attempt, latest.get(uid, 0))
+    return latest
 
 
 def _place(root: Root, source: str) -> tuple[int, int, int, str]:

@@ -192,11 +192,18 @@ def _publish(root: Root, config: SignalsConfig, inputs: Inputs) -> str:
     if inputs.entries is not None:
         # No entry has a line break, so the number of its line is its own.
         lines = "".join(f"{text}\n" for text in inputs.entries.texts)
-        root.write_bytes(lines.encode(), "signals", name, "entries.txt")
+        _keep(root, lines.encode(), "signals", name, "entries.txt")
     if inputs.centroids is not None:
-        root.write_bytes(npy(inputs.centroids), "signals", name, "centroids.npy")
-    root.write_json(about, "signals", name, "signals.json")
+        _keep(root, npy(inputs.centroids), "signals", name, "centroids.npy")
+    if not root.exists("signals", name, "signals.json") or root.read_json("signals", name, "signals.json") != about:
+        root.write_json(about, "signals", name, "signals.json")
     return name
+
+
+def _keep(root: Root, data: bytes, *parts: str) -> None:
+    """Write a file unless it is there: its folder is named after its content."""
+    if not root.exists(*parts):
+        root.write_bytes(data, *parts)
 
 
 def load_rows(root: Root, shard: ShardId, features: str | None) -> pa.Table:

@@ -6,9 +6,9 @@ search for semantic duplicates holds the embeddings that it compares in memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from filters.pixels import RGB
 from filters.vectors import vectors
 from pipelines.dedupes.compact import from_hex, numbers, spacious
 from pipelines.dedupes.looks import LOOK, LOOKS, MINHASH, SIDE, VERSION
+from pipelines.retry import retried_uids
 from pipelines.store.embeddings import embedding_width, read_embeddings
 from pipelines.store.root import Root, ShardId
 from pipelines.store.shards import load_successes
@@ -43,6 +44,7 @@ class Facts:
     `table` has uid, sha256 and pixel_hash as 16 bytes, source and shard as dictionaries, url as a number, and as they
     are phash, original_width, original_height, offset, size, `key` and `aspect` (see `looks`), `readable` (whether
     the stored picture can be decoded), and `score` if there are features. `damage` says why others cannot.
+    `replaced` has, by the place of a shard, the uids of pictures that a later attempt replaced: they are no rows.
     `looks` uint8 [N, 16, 16, 3], `captions` uint32 [N, 128], `vectors` float16 [N, D] or None.
     """
 
@@ -52,15 +54,17 @@ class Facts:
     captions: Signatures
     vectors: Vectors | None
     damage: tuple[str, ...] = ()
+    replaced: dict[int, pa.ChunkedArray] = field(default_factory=dict)
 
 
 def load_facts(root: Root, shards: Sequence[ShardId], features: str | None, *, embed: bool) -> Facts:
-    """The facts of all pictures of `shards`; embeddings of `features` where `embed`.
+    """The facts of all pictures of `shards` that no later attempt replaced; embeddings of `features` where `embed`.
 
     ShardError for a sidecar that does not fit its shard, is missing, has another width or holds NaN, naming it.
     """
     with ThreadPoolExecutor(_READERS) as pool:
-        tables = list(pool.map(lambda shard: _rows(root, shard, features), shards))
+        later = {source: retried_uids(root, source) for source in {shard.source for shard in shards}}
+        tables = list(pool.map(lambda shard: _rows(root, shard, features, later[shard.source]), shards))
         start = np.cumsum([0, *(table.num_rows for table in tables)])
         size = int(start[-1])
         table = pa.concat_tables(tables).unify_dictionaries()
@@ -73,14 +77,20 @@ def load_facts(root: Root, shards: Sequence[ShardId], features: str | None, *, e
         )
         seen = list(pool.map(lambda number: _fill(root, shards[number], found, number), range(len(shards))))
         if found.vectors is not None:
-            list(pool.map(lambda n: _embed(root, shards[n], features or "", found, n), range(len(shards))))
+            list(
+                pool.map(
+                    lambda n: _embed(root, shards[n], features or "", found, n, later[shards[n].source]),
+                    range(len(shards)),
+                )
+            )
     looks = pa.concat_tables([LOOKS.arrow.empty_table().select(_SEEN), *seen]).combine_chunks()
     place = table.column_names.index("phash")
     table = table.set_column(place, "phash", pc.coalesce(looks["phash"], table["phash"]))
     columns = {"key": looks["key"], "aspect": looks["aspect"], "readable": looks["damage"].is_null()}
     for name, column in columns.items():
         table = table.append_column(name, column)
-    return Facts(table, start, found.looks, found.captions, found.vectors, _damage(shards, start, looks))
+    damage = _damage(shards, start, looks)
+    return Facts(table, start, found.looks, found.captions, found.vectors, damage, found.replaced)
 
 
 def _damage(shards: Sequence[ShardId], start: npt.NDArray[np.int64], looks: pa.Table) -> tuple[str, ...]:
@@ -94,9 +104,18 @@ def _damage(shards: Sequence[ShardId], start: npt.NDArray[np.int64], looks: pa.T
     )
 
 
-def _rows(root: Root, shard: ShardId, features: str | None) -> pa.Table:
+def _latest(root: Root, shard: ShardId, columns: list[str], later: Mapping[str, int]) -> pa.Table:
+    """The named columns of a shard's pictures, without those that a `later` attempt, by uid, has replaced."""
+    table = load_successes(root, shard, columns)
+    if not later:
+        return table
+    pairs = zip(table["uid"].to_pylist(), table["attempt"].to_pylist(), strict=True)
+    return table.filter(pa.array([attempt >= later.get(uid, 0) for uid, attempt in pairs], pa.bool_()))
+
+
+def _rows(root: Root, shard: ShardId, features: str | None, later: Mapping[str, int]) -> pa.Table:
     """The facts of one shard's pictures."""
-    table = load_successes(root, shard, _COLUMNS)
+    table = _latest(root, shard, _COLUMNS, later)
     where = root.path("shards", shard.source, f"{shard.number}.parquet")
     columns = {name: from_hex(table[name], f"{where}: {name}") for name in ("uid", "sha256", "pixel_hash")}
     for name in ("source", "shard"):
@@ -142,18 +161,24 @@ def _fill(root: Root, shard: ShardId, facts: Facts, number: int) -> pa.Table:
     parts = ("looks", VERSION, shard.source, f"{shard.number}.parquet")
     table = root.read_table(*parts)
     own = facts.table["uid"].slice(rows.start, rows.stop - rows.start).combine_chunks()
-    if not from_hex(table["uid"], root.path(*parts)).equals(own):
+    uids = from_hex(table["uid"], root.path(*parts))
+    if len(uids) > len(own):
+        # What a later attempt has replaced has a look too.
+        kept = pc.is_in(uids, own)
+        facts.replaced[number] = table["uid"].filter(pc.invert(kept))
+        table, uids = table.filter(kept), uids.filter(kept)
+    if not uids.equals(own):
         raise ShardError(f"{root.path(*parts)}: was made from another version of its shard; delete it and run again")
     facts.looks[rows] = numbers(table["look"], LOOK).reshape(-1, SIDE, SIDE, 3)
     facts.captions[rows] = numbers(table["minhash"], MINHASH).view("<u4")
     return table.select(_SEEN)
 
 
-def _embed(root: Root, shard: ShardId, features: str, facts: Facts, number: int) -> None:
+def _embed(root: Root, shard: ShardId, features: str, facts: Facts, number: int, later: Mapping[str, int]) -> None:
     """Put the embeddings of one shard where they belong."""
     assert facts.vectors is not None
     rows = slice(int(facts.start[number]), int(facts.start[number + 1]))
-    table = load_successes(root, shard, ["uid", "attempt"])
+    table = _latest(root, shard, ["uid", "attempt"], later)
     table = table.append_column("image_embedding", read_embeddings(root, features, shard, table))
     facts.vectors[rows] = unit_vectors(table, facts.vectors.shape[1], f"features/{features}/{shard}")
 

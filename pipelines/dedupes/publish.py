@@ -37,6 +37,11 @@ def write_verdicts(
             index = table.column_names.index(column)
             table = table.set_column(index, column, to_hex(table[column].combine_chunks()))
         table = schema.conform(table)
+        if number in facts.replaced:
+            # Nothing is said of them, so that the catalog does not take them for pictures that came later.
+            uids = facts.replaced[number]
+            blank = {name: pa.nulls(len(uids)) for name in schema.names}
+            table = pa.concat_tables([table, schema.conform(pa.table({**blank, "uid": uids}))])
         made_from = root.parquet_metadata("shards", shard.source, f"{shard.number}.parquet").get(KEY)
         mark, parts = fingerprint(name, made_from), ("verdicts", name, shard.source, f"{shard.number}.parquet")
         if root.parquet_metadata(*parts).get(KEY) == mark and _holds(root, parts, table):

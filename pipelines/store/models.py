@@ -53,7 +53,8 @@ def score_column(model: str, pretrained: str | None) -> str:
 
 def write_model(root: Root, name: str, info: ModelInfo) -> None:
     """Say which model the features of the fingerprint `name` are of."""
-    root.write_json(info, "features", name, FILE)
+    if not root.exists("features", name, FILE) or root.read_json("features", name, FILE) != info:
+        root.write_json(info, "features", name, FILE)
 
 
 def score_columns(root: Root) -> dict[str, str]:

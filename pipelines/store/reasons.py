@@ -72,6 +72,7 @@ REASONS: dict[str, tuple[Status, str, str]] = {
     "video": (Status.SKIPPED, "video", "the source declares a video"),
     "removed": (Status.SKIPPED, "removed", "taken down or past its retention by `headwater remove`"),
     "duplicate_row": (Status.SKIPPED, "duplicate row", "the same record stands earlier in the dump"),
+    "withdrawn": (Status.SKIPPED, "withdrawn", "the dump no longer holds the record"),
 }
 
 

@@ -18,6 +18,7 @@ ENTRIES = "entries.txt"  # what `headwater signals` looked for, one a line
 _RUNS = pa.schema([
     ("id", pa.string()), ("job", pa.string()), ("started", pa.string()), ("status", pa.string()),
     ("seconds", pa.float64()), ("rows_in", pa.int64()), ("error", pa.string()), ("config", pa.string()),
+    ("summary", pa.string()),
 ])  # fmt: skip
 _MIXTURES = pa.schema([
     ("mixture", pa.string()), ("seed", pa.int64()), ("asked", pa.int64()), ("samples", pa.int64()),

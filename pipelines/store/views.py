@@ -130,6 +130,7 @@ MEANINGS: dict[str, tuple[Column, ...]] = {
         Column("rows_in", _I, "rows that it looked at"),
         Column("error", _S, "why it failed"),
         Column("config", _S, "its settings as JSON"),
+        Column("summary", _S, "what it did, as JSON: its counts, and whatever else the job prints"),
     ),
     "mixtures": (
         Column("mixture", _S, "name of the mixture"),

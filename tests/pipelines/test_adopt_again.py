@@ -16,7 +16,7 @@ import pytest
 from filters.errors import InputError
 from pipelines import adopt, download, index
 from pipelines.adopted.publish import publish
-from pipelines.retry import plan_retry
+from pipelines.retry import Policy, plan_retry
 from pipelines.store.catalog import connect
 from pipelines.store.root import Root
 from pipelines.store.shards import read_images
@@ -116,7 +116,7 @@ def test_failed_downloads_can_be_tried_again_and_adopted_once_more(tmp_path: Pat
         pq.write_table(pa.Table.from_pylist(listed), folder / "00000.parquet")
         adopt.run(settings(root, folder))
         fetch = {"resolve": server.resolve, "robots": False}
-        assert len(plan_retry(root, "mine", ["timeout"])) == 1
+        assert len(plan_retry(root, "mine", Policy(["timeout"]))) == 1
         config = {"root": root.url, "local": True, "fetch": fetch}
         done = download.run(download.DownloadConfig.model_validate(config))
     assert done["counts"] == {"success": 1}
@@ -133,7 +133,7 @@ def test_a_tar_does_not_get_the_number_of_a_retry(tmp_path: Path) -> None:
     failed = {"key": "001", "url": "http://a.test/1.png", "caption": "one", "status": "failed_to_download"}
     pq.write_table(pa.Table.from_pylist([failed]), folder / "00000.parquet")
     adopt.run(settings(root, folder))
-    assert [str(piece) for piece in plan_retry(root, "mine", ["connection"])] == ["mine/00001"]
+    assert [str(piece) for piece in plan_retry(root, "mine", Policy(["connection"]))] == ["mine/00001"]
     write_tar(folder / "00001.tar", [("010.jpg", image(1)), ("010.txt", b"one")])
     with pytest.raises(InputError, match="number 00001 is that of a retry"):
         adopt.run(settings(root, folder))

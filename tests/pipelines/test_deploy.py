@@ -64,7 +64,7 @@ def test_manifests_run_commands_that_are_there(path: Path) -> None:
     assert manifest["apiVersion"] == ("batch/v1" if manifest["kind"] == "CronJob" else "ray.io/v1")
     assert manifest["kind"].lower() == path.stem
     ((program, command, *_),) = commands(manifest)
-    assert (program, command in {*COMMANDS, "curate"}) == ("headwater", True)
+    assert (program, command in COMMANDS) == ("headwater", True)
 
 
 def test_the_ray_jobs_flags_are_the_jobs() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from filters.errors import ConfigError, InputError
-from pipelines.engine import Work, map_shards, room
+from pipelines.engine import Work, gated, map_shards, room
 
 CRASHES, FAILS = 3, 5
 
@@ -34,6 +34,36 @@ def test_local_runs_record_errors_and_go_on() -> None:
     results = dict(map_shards([1, FAILS, 2], make, local=True))
     assert results[FAILS] == {"error": f"ValueError: item {FAILS} is bad"}
     assert [results[i]["item"] for i in (1, 2)] == [1, 2]
+
+
+def slow() -> Work:
+    def work(item: int) -> dict[str, Any]:
+        time.sleep(0.05)
+        return {"item": item}
+
+    return work
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_a_gate_ends_a_run_after_what_is_under_way(lanes: int) -> None:
+    seen: list[Any] = []
+
+    def gate(result: dict[str, Any]) -> bool:
+        seen.append(result["item"])
+        return len(seen) >= 3
+
+    with gated(gate):
+        found = [item for item, _ in map_shards(list(range(9)), slow, local=True, lanes=lanes)]
+    most = 3 if lanes == 1 else 3 + lanes
+    assert 3 <= len(found) <= most and sorted(found) == sorted(seen)
+    assert len(dict(map_shards(list(range(9)), slow, local=True))) == 9
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_gate_ends_a_run_on_ray() -> None:
+    with gated(lambda _result: True):
+        assert len(dict(map_shards(list(range(9)), slow))) == 1
+    assert len(dict(map_shards(list(range(9)), slow))) == 9
 
 
 @pytest.mark.usefixtures("ray_session")
