@@ -49,22 +49,32 @@ def missing() -> list[str]:
     return [name for name in NEEDED if not shutil.which(name)]
 
 
-def processes(folder: str) -> list[psutil.Process]:
-    """Processes whose command line names the folder, and all that they started; not this one and what called it."""
+def processes(folder: str, within: str = "") -> list[psutil.Process]:
+    """Processes whose command line names the folder, or what is `within`, Ray's with the folder for their RAY_TMPDIR,
+    and all that they started; not this one and what called it."""
     ours = {process.pid for process in psutil.Process().parents()} | {os.getpid()}
     found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         try:
-            if any(folder in word for word in process.cmdline()) and process.pid not in ours:
+            if process.pid not in ours and _is_of(process, folder, within):
                 found |= {one.pid: one for one in (process, *process.children(recursive=True))}
         except psutil.Error:
             continue  # it ended meanwhile, or is not ours to see
     return list(found.values())
 
 
+def _is_of(process: psutil.Process, folder: str, within: str) -> bool:
+    words = process.cmdline()
+    if any(folder + within in word for word in words):
+        return True
+    # The server of Ray's clients names no folder, and outlives the process that started it.
+    is_rays = any(word.startswith("ray::") or "ray.util.client" in word for word in words)
+    return is_rays and process.environ().get("RAY_TMPDIR") == folder
+
+
 def stop(folder: str) -> None:
     """End the Ray that keeps its files in `folder`/ray."""
-    left = processes(f"{folder}/ray/session")
+    left = processes(folder, "/ray/session")
     for process in left:
         process.terminate()
     _, alive = psutil.wait_procs(left, timeout=10)

@@ -55,16 +55,18 @@ def test_jobs_on_a_launched_cluster_leave_what_they_leave_here(cluster: launcher
     shutil.copytree(ours, theirs)
     mix = write(tmp_path / "mix.yaml", {"name": "few", "total": 8, "sources": [{"source": "cc12m"}]})
     with picture_server() as server:
-        fetch = write(tmp_path / "fetch.yaml", {"fetch": {"resolve": server.resolve, "limit": {"rate": None}}})
-        jobs = {"download": ["--config", fetch], "index": [], "build_mix": ["--config", mix]}
+        fetch = {"fetch": {"resolve": server.resolve, "limit": {"rate": None}}}
+        chain = write(tmp_path / "curate.yaml", {"download": fetch, "retry": None, "dedupe": None})
+        jobs = {"curate": ["--config", chain], "build_mix": ["--config", mix]}
         here = [main([name.removeprefix("build_"), "--root", ours, "--local", *more]) for name, more in jobs.items()]
-        assert here == [0, 0, 0]
+        assert here == [0, 0]
         cluster.up()
         for name, more in jobs.items():
             done = cluster.submit(name, "--root", theirs, *more)
             assert done.returncode == 0, done.stdout[-3000:]
-            assert last_line(done.stdout)["rows_in"] == (8 if name == "build_mix" else ROWS)
-            if name == "download":
+            # Curation counts the rows of both of its stages.
+            assert last_line(done.stdout)["rows_in"] == (8 if name == "build_mix" else 2 * ROWS)
+            if name == "curate":
                 assert f"ray: connecting to {cluster.address}" in done.stdout
     # Ray joins the words unquoted, so that one with a blank is two: refused, and in a file it would be one.
     odd = cluster.submit("build_mix", "--root", theirs, "--set", "name=two words")
