@@ -70,7 +70,6 @@ def paths(*numbers: int) -> list[str]:
     return sorted(f"/{n}.png" for n in numbers)
 
 
-@pytest.mark.slow
 def test_three_runs_do_the_new_work_alone_and_end_as_one(tmp_path: Path, tiny_model: Path) -> None:
     root, dump = Root(str(tmp_path / "root")), tmp_path / "dump"
     dump.mkdir()
