@@ -18,6 +18,7 @@ import psutil
 ON_RAY = ("worker", "raylet", "node")
 HERE = ("driver", "disk", "store", "two", "clock")
 STALL = 1.0  # seconds
+DELAY = 0.05  # seconds until the picture server answers
 
 
 class Struck(NamedTuple):
@@ -57,6 +58,14 @@ def end(mark: str) -> None:
         psutil.wait_procs(left, timeout=1)
 
 
+class Failing(dict[str, list[tuple[int, dict[str, str], bytes]]]):
+    """The faults of a picture server that has none of its pictures just now."""
+
+    def get(self, path: str, _default: object = None) -> Any:  # type: ignore[override]
+        """An error for every picture."""
+        return None if path == "/robots.txt" else [(503, {}, b"")]
+
+
 def kill_driver(struck: Struck) -> bool:
     """The command itself; what it started is left to itself."""
     if not struck.runs:
@@ -94,9 +103,9 @@ def fail_store(struck: Struck) -> bool:
         seen = len(server.seen)
         server.delay = 4.5  # longer than a request may be silent
         time.sleep(STALL)
-        server.delay = 0.0
-        server.failing = time.monotonic() + STALL
+        server.delay, server.faults = DELAY, Failing()
         time.sleep(STALL)
+        server.faults = {}
         return len(server.seen) > seen
     stopped = family(struck.mark)
     for signalled in (signal.SIGSTOP, signal.SIGCONT):
