@@ -7,8 +7,10 @@ python -m tests.chaos --trials 8 --seed 3
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,9 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--trials", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="trials at once")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="start no further trial after so many")
     parser.add_argument("--fault", help="only this one")
     parser.add_argument("--stage", help="only this one")
     given = parser.parse_args(argv)
+    began = time.monotonic()
     if not faults.can_mount():
         print("chaos: no file system can be mounted here: a limit on a file's size stands in for a full disk")
     if not faketime():
@@ -43,10 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             ]
             with ThreadPoolExecutor(given.jobs) as pool:
                 outcomes = []
-                for outcome in pool.map(made.run, trials):
-                    outcomes.append(outcome)
-                    print(line(outcome), flush=True)
+                until = began + given.seconds
+                for done in pool.map(lambda trial: made.run(trial) if time.monotonic() < until else None, trials):
+                    if done is not None:
+                        outcomes.append(done)
+                        print(line(done), flush=True)
     print(table(outcomes))
+    if len(outcomes) < len(trials):
+        print(f"not started for want of time: {len(trials) - len(outcomes)}")
     return int(any(outcome.lost for outcome in outcomes))
 
 

@@ -96,5 +96,10 @@ def command(stage: Stage, root: Path, *, on_ray: bool = False) -> list[str]:
 def environment(mark: str, scratch: Path, **more: str) -> dict[str, str]:
     """One torch thread, a Ray folder of its own, and `mark`, by which the processes of a trial are known."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    fixed = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "RAY_TMPDIR": str(scratch), "HEADWATER_CHAOS": mark}
+    fixed = {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(REPOSITORY),
+        "RAY_TMPDIR": str(scratch),
+        "HEADWATER_CHAOS": mark,
+    }
     return {**kept, **fixed, **more}

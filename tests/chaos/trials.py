@@ -21,7 +21,7 @@ from tests.chaos.faults import Struck
 from tests.pipelines.chain import picture_server
 
 DRAWS = 5  # of a moment, until the fault finds the command at work
-PATIENCE = 40.0  # seconds after a fault in which the command must end; an operator would end it then
+PATIENCE = 30.0  # seconds after a fault in which the command must end; an operator would end it then
 PAGE = 4096
 
 
@@ -95,7 +95,9 @@ class Chaos:
             home = self.folder / mark
             with guard, faults.disk(home / "root", trial.fault in ("disk", "store")) as root:
                 try:
-                    shutil.copytree(self.folder / "before" / trial.stage.name, root, dirs_exist_ok=True, symlinks=True)
+                    shutil.copytree(
+                        self.folder / "before" / trial.stage.name, root, dirs_exist_ok=True, symlinks=True
+                    )
                     hit, notes = self._disturb(trial, rng, mark, root)
                     lost = self._resume(trial, mark, root) if hit else []
                 finally:
@@ -134,9 +136,9 @@ class Chaos:
                     codes = f"exit codes {process.returncode} and {other.returncode}"
                     return both, [*notes, f"{codes}: {_last_line(root.parent)}"]
             if trial.fault == "disk":
-                _wait(process)
+                notes = _wait(process)
                 faults.limit_disk(root, 0)
-                return process.returncode != 0, [f"exit code {process.returncode}: {_last_line(root.parent)}"]
+                return process.returncode != 0, [*notes, f"exit code {process.returncode}: {_last_line(root.parent)}"]
             hit = _when(trial, rng, span, struck) and faults.STRIKES[trial.fault](struck)
             notes = _wait(process) if hit or trial.fault == "store" else []
             return hit, [*notes, f"exit code {process.returncode}"]
