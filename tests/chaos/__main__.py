@@ -36,22 +36,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not faketime():
         print("chaos: libfaketime is not installed: no clock is changed")
     # A short path: Ray's sockets lie in it, and their names may have 107 bytes.
-    with tempfile.TemporaryDirectory(prefix="hwc", ignore_cleanup_errors=True) as folder:
-        with chaos(Path(folder) / "c") as made:
-            total = sum(span.last for span in made.spans.values())
-            print(f"chaos: the chain took {total:.0f} s undisturbed", flush=True)
-            trials = [
-                trial
-                for trial in planned(made.stages, given.trials, given.seed)
-                if given.fault in (None, trial.fault) and given.stage in (None, trial.stage.name)
-            ]
-            with ThreadPoolExecutor(given.jobs) as pool:
-                outcomes = []
-                until = began + given.seconds
-                for done in pool.map(lambda trial: made.run(trial) if time.monotonic() < until else None, trials):
-                    if done is not None:
-                        outcomes.append(done)
-                        print(line(done), flush=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="hwc", ignore_cleanup_errors=True) as folder,
+        chaos(Path(folder) / "c") as made,
+        ThreadPoolExecutor(given.jobs) as pool,
+    ):
+        total = sum(span.last for span in made.spans.values())
+        print(f"chaos: the chain took {total:.0f} s undisturbed", flush=True)
+        trials = [
+            trial
+            for trial in planned(made.stages, given.trials, given.seed)
+            if given.fault in (None, trial.fault) and given.stage in (None, trial.stage.name)
+        ]
+        outcomes = []
+        until = began + given.seconds
+        for done in pool.map(lambda trial: made.run(trial) if time.monotonic() < until else None, trials):
+            if done is not None:
+                outcomes.append(done)
+                print(line(done), flush=True)
     print(table(outcomes))
     if len(outcomes) < len(trials):
         print(f"not started for want of time: {len(trials) - len(outcomes)}")
@@ -78,7 +80,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
     stages = [*dict.fromkeys(outcome.trial.stage.name for outcome in outcomes), "all"]
     kinds = [*dict.fromkeys(outcome.trial.fault for outcome in outcomes), "all"]
     rows = ["".join(f"{word:>10}" for word in ("", *kinds))]
-    for stage in stages[:-1] + ["all"]:
+    for stage in stages:
         counts = [(cells[stage, fault, True], cells[stage, fault, False]) for fault in kinds]
         rows.append("".join(f"{word:>10}" for word in (stage, *(f"{a}/{a + b}" if a + b else "" for a, b in counts))))
     tried = [outcome for outcome in outcomes if outcome.tried]

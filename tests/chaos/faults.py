@@ -115,7 +115,7 @@ def fail_store(struck: Struck) -> bool:
         time.sleep(STALL if signalled == signal.SIGSTOP else 0)
     with _read_only(struck.root) as done:
         time.sleep(STALL)
-        return done and struck.runs or struck.process.poll() not in (0, None)
+        return (done and struck.runs) or struck.process.poll() not in (0, None)
 
 
 @contextlib.contextmanager

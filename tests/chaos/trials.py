@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 import random
 import shutil
@@ -206,7 +205,7 @@ def _started(words: list[str], env: dict[str, str], home: Path) -> Iterator[subp
 
 def faketime() -> str:
     """The library that changes a process's clock, or ''."""
-    return next(iter(sorted(glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1"))), "")
+    return next(iter(map(str, sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")))), "")
 
 
 def planned(stages: Sequence[Stage], count: int, seed: int = 0) -> list[Trial]:
