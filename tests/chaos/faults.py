@@ -101,7 +101,8 @@ def fail_store(struck: Struck) -> bool:
         return False
     if "download" in struck.process.args:  # type: ignore[operator]
         seen = len(server.seen)
-        server.delay = 4.5  # longer than a request may be silent
+        # Shorter than a request may be silent: what is given up as timed out is a result, for `download --retry`.
+        server.delay = 2.0
         time.sleep(STALL)
         server.delay, server.faults = DELAY, Failing()
         time.sleep(STALL)
@@ -120,7 +121,7 @@ def fail_store(struck: Struck) -> bool:
 
 @contextlib.contextmanager
 def _read_only(root: Path) -> Iterator[bool]:
-    """A mounted root is read-only; one that is not mounted loses its right to be written in."""
+    """A mounted root is read-only, or full where a file is open for writing; another loses its rights."""
     if not root.is_mount():
         folders = [root, *(path for path in root.rglob("*") if path.is_dir())]
         for folder in folders:
@@ -129,11 +130,11 @@ def _read_only(root: Path) -> Iterator[bool]:
         for folder in folders:
             folder.chmod(0o755)
         return
-    until, done = time.monotonic() + STALL, False
-    while not done and time.monotonic() < until:  # refused while a file is open for writing
-        done = _run("mount", "-o", "remount,ro", str(root))
-    yield done
+    there = os.statvfs(root)
+    full = f"remount,size={max(1, there.f_blocks - there.f_bfree) * there.f_frsize}"
+    yield _run("mount", "-o", "remount,ro", str(root)) or _run("mount", "-o", full, str(root))
     _run("mount", "-o", "remount,rw", str(root))
+    limit_disk(root, 0)
 
 
 def change_clock(struck: Struck) -> bool:

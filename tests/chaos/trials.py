@@ -97,7 +97,7 @@ class Chaos:
                     shutil.copytree(
                         self.folder / "before" / trial.stage.name, root, dirs_exist_ok=True, symlinks=True
                     )
-                    hit, notes = self._disturb(trial, rng, mark, root)
+                    hit, notes = self._disturb(trial, rng, mark, root, 0.7**draw)
                     lost = self._resume(trial, mark, root) if hit else []
                 finally:
                     faults.end(mark)
@@ -114,9 +114,16 @@ class Chaos:
             return [*bad, f"started again it ends with {again.returncode}: {again.stderr[-300:]}"]
         return bad + differences(root, self.truth[trial.stage.name])
 
-    def _disturb(self, trial: Trial, rng: random.Random, mark: str, root: Path) -> tuple[bool, list[str]]:
-        """Run the command and let the fault strike it; whether it struck, and how the command took it."""
-        span, scratch, clock = self.spans[trial.stage.name], self.folder / mark / "r", root.parent / "clock"
+    def _disturb(
+        self, trial: Trial, rng: random.Random, mark: str, root: Path, pace: float
+    ) -> tuple[bool, list[str]]:
+        """Run the command and let the fault strike it; whether it struck, and how the command took it.
+
+        `pace` is what part of the undisturbed run's time it may take: less after each moment that was too late.
+        """
+        whole = self.spans[trial.stage.name]
+        span = Span(whole.first * pace, whole.last * pace, whole.growth)
+        scratch, clock = self.folder / mark / "r", root.parent / "clock"
         words, more = command(trial.stage, root, on_ray=trial.on_ray), {}
         if trial.fault == "clock":
             clock.write_text("+0")
