@@ -71,7 +71,7 @@ def kill_driver(struck: Struck) -> bool:
     if not struck.runs:
         return False
     struck.process.kill()
-    return True
+    return struck.process.wait() == -signal.SIGKILL
 
 
 def _kill_one(word: str, struck: Struck) -> bool:
@@ -91,7 +91,7 @@ def kill_node(struck: Struck) -> bool:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGSTOP)
     end(struck.mark)
-    return True
+    return struck.process.wait() == -signal.SIGKILL  # it may have ended while its processes were looked for
 
 
 def fail_store(struck: Struck) -> bool:
