@@ -61,7 +61,7 @@ def end(mark: str) -> None:
 class Failing(dict[str, list[tuple[int, dict[str, str], bytes]]]):
     """The faults of a picture server that has none of its pictures just now."""
 
-    def get(self, path: str, _default: object = None) -> Any:  # type: ignore[override]
+    def get(self, path: str, _default: object = None) -> Any:
         """An error for every picture."""
         return None if path == "/robots.txt" else [(503, {}, b"")]
 
