@@ -9,12 +9,13 @@ STAMP := $(VENV)/.installed
 export MPLCONFIGDIR := $(CURDIR)/$(VENV)/cache/matplotlib
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all bench lint clean
+.PHONY: help demo test test-all chaos bench lint clean
 
 help:
 	@echo "make demo      the whole chain on the demo's six sources -> build/demo/report/index.html"
 	@echo "make test      the tests (under 12 minutes on 2 cores)"
 	@echo "make test-all  the tests, slow ones included"
+	@echo "make chaos     50 faults at seeded moments of the chain, and what is lost by them"
 	@echo "make bench     comparisons with other tools"
 	@echo "make lint      ruff, mypy, import-linter"
 
@@ -36,6 +37,9 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest
+
+chaos: $(STAMP)
+	$(BIN)/python -m tests.chaos
 
 bench: $(STAMP)
 	@set -e; for file in $$(grep -l "^def main" benchmarks/*.py); do \
