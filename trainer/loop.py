@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -101,13 +102,13 @@ class _Run:
             self._restore(saved)
         self.work = Work.of(self.start.model, self.start.tokenizer.context_length, self.config, self.device)
         self.log = Log(self.out, self.config, self.out.name, self._samples) if self.ranks.rank == 0 else None
-        try:
-            self._steps()
-        finally:
-            self.loader.close()
+        # One that cannot be closed, as a log on a full disk, leaves none of the others open.
+        with contextlib.ExitStack() as ends:
+            ends.callback(self.checkpoints.close)
             if self.log is not None:
-                self.log.close()
-            self.checkpoints.close()
+                ends.callback(self.log.close)
+            ends.callback(self.loader.close)
+            self._steps()
         if self.ranks.rank == 0:
             self._write_model()
         return self._result()

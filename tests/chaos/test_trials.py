@@ -38,7 +38,7 @@ def test_what_is_lost_is_found(made: Chaos, tmp_path: Path) -> None:
     assert len(accounts(root)) == 4
     (root / "shards" / "a" / "00009.parquet").unlink()
     tar = root / "shards" / "b" / "00002.tar"
-    tar.write_bytes(tar.read_bytes()[:-9000])
+    tar.write_bytes(tar.read_bytes()[: tar.stat().st_size // 2])  # its end is padding, which nobody misses
     assert [line.split(":")[0] for line in torn(root)] == ["shards/b/00002.tar"]
 
 

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
+
 from tests.chaos import faults
 from tests.chaos.checks import differences, digests, torn
 from tests.chaos.corpus import Corpus, Stage, command, environment
@@ -177,7 +179,7 @@ def _when(trial: Trial, rng: random.Random, span: Span, struck: Struck) -> bool:
 
 
 def _first(process: Any) -> list[str]:
-    with contextlib.suppress(faults.psutil.Error):
+    with contextlib.suppress(psutil.Error):
         return list(process.cmdline()[:1])
     return []
 
