@@ -116,7 +116,8 @@ class Workers:
     def close(self) -> None:
         """End all processes."""
         for worker in self._all:
-            worker.process.terminate()
+            # It has nothing to put away. SIGTERM is lost by one that has just begun, while it takes our handler off.
+            worker.process.kill()
         for worker in self._all:
             worker.process.join()
 
