@@ -75,13 +75,16 @@ def from_axis(values: npt.ArrayLike, axis: Axis = "probit") -> Floats:
 
 def least_squares(x: Floats, y: Floats, axis: Axis = "probit", images: Sequence[int | None] = (None, None)) -> Line:
     """The ordinary least squares line of h(y) on h(x), both accuracies [n]; InputError where x does not vary."""
-    across, up = to_axis(x, axis, images[0]), to_axis(y, axis, images[1])
-    slope, intercept = fit_lines(across, up)
+    return line_through(to_axis(x, axis, images[0]), to_axis(y, axis, images[1]), axis)
+
+
+def line_through(across: Floats, up: Floats, axis: Axis = "probit") -> Line:
+    """The least squares line through models [n] that stand on the axis already; InputError where x does not vary."""
+    slope, intercept = (float(found) for found in fit_lines(across, up))
     if not np.isfinite(slope):
         raise InputError(f"a line through {len(across)} models needs at least two different accuracies")
     low, high = from_axis([across.min(), across.max()], axis).tolist()
-    r2 = r_squared(up, slope * across + intercept)
-    return Line(float(slope), float(intercept), r2, len(across), low, high, axis)
+    return Line(slope, intercept, r_squared(up, slope * across + intercept), len(across), low, high, axis)
 
 
 def r_squared(found: Floats, fitted: Floats) -> float:

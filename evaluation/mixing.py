@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluation.draws import Estimate, Panel, Refusal, estimate
-from evaluation.lines import Floats, Line, fit_lines, from_axis, r_squared
+from evaluation.lines import Floats, fit_lines, from_axis, line_through
 from evaluation.robustness import LEAST_SIZES, LEAST_SPREAD, SourceLine
 from filters.errors import InputError
 
@@ -73,10 +73,7 @@ def line_of(panel: Panel, group: str) -> SourceLine | Refusal:
     across, up = panel.x[off], panel.y[off]
     if np.ptp(across) < LEAST_SPREAD:
         return Refusal(f"{group}: its models are {np.ptp(across):.3f} probits apart, {LEAST_SPREAD} are needed")
-    slope, intercept = (float(found) for found in fit_lines(across, up))
-    low, high = from_axis([across.min(), across.max()]).tolist()
-    line = Line(slope, intercept, r_squared(up, slope * across + intercept), len(off), low, high)
-    return SourceLine(line, *fit_lines(panel.drawn_x[:, off], panel.drawn_y[:, off]))
+    return SourceLine(line_through(across, up), *fit_lines(panel.drawn_x[:, off], panel.drawn_y[:, off]))
 
 
 def mixture(panel: Panel, lines: Lines, group: str, n_total: int, *, best: str | None = None) -> Mixture | Refusal:

@@ -22,7 +22,7 @@ from pipelines.study_claims import FILE as CLAIMS
 from pipelines.study_claims import Claim, claims_of
 from pipelines.study_config import StudyConfig
 from pipelines.study_credit import credit_of
-from pipelines.study_evidence import Evidence, gather, name_of
+from pipelines.study_evidence import Evidence, evidence_of, name_of, read_runs
 from pipelines.study_folder import RUNS, StudyFolder
 from pipelines.study_matrix import RANDOM
 from pipelines.study_proposals import reported
@@ -37,8 +37,7 @@ def analyse(
     Figures are of the reporting half of the concepts, in probits; what is chosen (the best parent of a mixture) is
     chosen on the other. A figure that cannot be given is a sentence that says why.
     """
-    ids = set(wanted)
-    found = gather(files, lambda run: run.run_id in ids)
+    found = evidence_of(*read_runs(files, set(wanted)))
     answers = both_answers(list(found.panels.values()), found.lines) if found.panels else {}
     credit = credit_of(found, files, tasks, config.ways)
     claims = claims_of(files.read(CLAIMS)) if files.exists(CLAIMS) else {}
@@ -67,7 +66,7 @@ def _shift(shift: str, found: Evidence) -> dict[str, Any]:
         "at_floor": [run.run_id for run, low in zip(panel.runs, panel.floor, strict=True) if low],
         "same_family": sorted(same_family(panel)),
         "lines": {name: _line(line) for name, line in lines.items()},
-        "mixtures": {f"{group} n{total}": plain(found.mixtures((group, total))[shift]) for group, total in mixed},
+        "mixtures": {f"{group} n{total}": plain(found.mixture(shift, (group, total))) for group, total in mixed},
         "output_less_input": {
             name: plain(output_less_input(panel, lines, *pair)) for name, pair in found.pairs().items()
         },
@@ -114,8 +113,7 @@ def _verdicts(claims: Mapping[str, Claim], files: StudyFolder, found: Evidence) 
     """By claim; of the runs with seeds that some claim names."""
     seeds = {seed for claim in claims.values() for seed in claim.seeds}
     if not seeds >= {run.seed for run in found.runs}:
-        ids = {run.run_id for run in found.runs if run.seed in seeds}
-        found = gather(files, lambda run: run.run_id in ids)
+        found = evidence_of([run for run in found.runs if run.seed in seeds], found.reference)
     return verdicts(claims, found, files)
 
 

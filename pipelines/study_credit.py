@@ -11,7 +11,7 @@ from evaluation.classes import shared_classes, subset
 from evaluation.credit import Cached, Credit, Value, agreement, credits, leave_one_out, play
 from evaluation.draws import Estimate, Panel, Refusal
 from evaluation.ensemble import Features
-from evaluation.lines import Line, fit_lines, from_axis, r_squared
+from evaluation.lines import Line, line_through
 from evaluation.runs import Pictures
 from evaluation.tasks import Task
 from filters.errors import InputError
@@ -106,10 +106,7 @@ def _baseline(panel: Panel) -> Line | Refusal:
     rows = [i for i, run in enumerate(panel.runs) if run.kind == "single" and not panel.floor[i]]
     if len(rows) < 3 or np.ptp(panel.x[rows]) < 1e-9:
         return Refusal(f"{len(rows)} single-source runs off the floor make no baseline", "at floor")
-    x, y = panel.x[rows], panel.y[rows]
-    slope, intercept = (float(one) for one in fit_lines(x, y))
-    low, high = from_axis([x.min(), x.max()]).tolist()
-    return Line(slope, intercept, r_squared(y, slope * x + intercept), len(rows), low, high)
+    return line_through(panel.x[rows], panel.y[rows])
 
 
 def _even_total(panel: Panel) -> int | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from evaluation.draws import Panel, Refusal, panel_of
+from evaluation.halves import Half
 from evaluation.mixing import Lines, Mixture, best_parent, mixture, source_lines
 from evaluation.results import read_images
 from evaluation.runs import Run, run_of
@@ -15,6 +16,7 @@ from pipelines.study_folder import RUNS, StudyFolder
 
 Cell = tuple[str, int]  # group and samples
 ENSEMBLE = "ensemble-"
+_HALVES: tuple[Half, Half] = ("report", "fit")
 _END = re.compile(r"(-n\d+)?-s\d+$")
 
 
@@ -26,23 +28,25 @@ def name_of(run: str) -> str:
 @dataclass(frozen=True, slots=True, eq=False)
 class Evidence:
     """Runs with their panels by shift, of the half that is reported (`panels`, with `lines`) and of the half that
-    choices are made on (`fit`). `cells` by the name of a run without its size and seed. `refused` shifts have no
-    panel."""
+    choices are made on (`fit`, with `fit_lines`). `cells` by the name of a run without its size and seed. `refused`
+    shifts have no panel."""
 
     runs: tuple[Run, ...]
     reference: str
     panels: Mapping[str, Panel]
     fit: Mapping[str, Panel]
     lines: Mapping[str, Lines]
+    fit_lines: Mapping[str, Lines]
     cells: Mapping[str, Cell]
     refused: Mapping[str, str]
 
     def mixtures(self, cell: Cell) -> dict[str, Mixture | Refusal]:
-        """A mixture or ensemble on each shift; the source it is measured against was best on the fitting half."""
-        return {shift: self._mixture(shift, cell) for shift in self.panels}
+        """A mixture or ensemble on each shift."""
+        return {shift: self.mixture(shift, cell) for shift in self.panels}
 
-    def _mixture(self, shift: str, cell: Cell) -> Mixture | Refusal:
-        best = best_parent(self.fit[shift], source_lines(self.fit[shift]), *cell)
+    def mixture(self, shift: str, cell: Cell) -> Mixture | Refusal:
+        """A mixture or ensemble on one shift; the source it is measured against was best on the fitting half."""
+        best = best_parent(self.fit[shift], self.fit_lines[shift], *cell)
         if isinstance(best, Refusal):
             return best
         if isinstance(line := self.lines[shift][best], Refusal):
@@ -58,30 +62,29 @@ class Evidence:
         }
 
 
-def gather(files: StudyFolder, keep: Callable[[Run], bool] = lambda _: True) -> Evidence:
-    """The evaluated runs that are to be kept, with everything that is drawn of them."""
+def read_runs(files: StudyFolder, wanted: Collection[str]) -> tuple[list[Run], str]:
+    """The evaluated runs among those `wanted`, and the reference set; "" where nothing was evaluated."""
     flags = {record.spec.id: record.flags for record in files.records()}
-    results = files.results()
-    every = [
+    results = [result for result in files.results() if result.run_id in wanted]
+    runs = [
         run_of(result, read_images(files.local(RUNS, result.run_id, "images.parquet")), flags=flags[result.run_id])
         for result in results
     ]
-    runs = [run for run in every if keep(run)]
     sets = results[0].eval if results else {}
-    reference = next((name for name, figure in sets.items() if figure.reference is None), "")
+    return runs, next((name for name, figure in sets.items() if figure.reference is None), "")
+
+
+def evidence_of(runs: Sequence[Run], reference: str) -> Evidence:
+    """Runs with everything that is drawn of them."""
     panels: dict[str, Panel] = {}
     fit: dict[str, Panel] = {}
     refused: dict[str, str] = {}
-    for shift in sets if runs else ():
-        if shift == reference:
-            continue
+    for shift in [name for name in (runs[0].chance if runs else ()) if name != reference]:
         try:
-            panels[shift] = panel_of(runs, shift, reference, half="report")
-            fit[shift] = panel_of(runs, shift, reference, half="fit")
+            reported, chosen_on = (panel_of(runs, shift, reference, half=half) for half in _HALVES)
+            panels[shift], fit[shift] = reported, chosen_on
         except InputError as error:
-            panels.pop(shift, None)
             refused[shift] = str(error)
-    return Evidence(
-        tuple(runs), reference, panels, fit, {shift: source_lines(panel) for shift, panel in panels.items()},
-        {name_of(run.run_id): (run.group, run.n_total) for run in runs}, refused,
-    )  # fmt: skip
+    lines, fit_lines = ({name: source_lines(panel) for name, panel in each.items()} for each in (panels, fit))
+    cells = {name_of(run.run_id): (run.group, run.n_total) for run in runs}
+    return Evidence(tuple(runs), reference, panels, fit, lines, fit_lines, cells, refused)
