@@ -239,9 +239,9 @@ def _trained_together(runner: Runner, job: Job, config: StudyConfig, account: Ac
 
 
 def _state(config: StudyConfig, begun: _Begun) -> dict[str, Any]:
-    """What is done, flagged, failed and missing, and each result's figures."""
-    folder = begun.folder
-    records = {found.spec.id: found for found in folder.records()}
+    """What is done, flagged, failed and missing of the runs asked for, and each result's figures."""
+    folder, asked = begun.folder, {spec.id for spec in begun.specs}
+    records = {found.spec.id: found for found in folder.records() if found.spec.id in asked}
     missing = [spec.id for spec in begun.specs if spec.id not in records]
     return {
         "study": str(folder.local()),
@@ -256,6 +256,7 @@ def _state(config: StudyConfig, begun: _Begun) -> dict[str, Any]:
         "results": {
             result.run_id: {name: round(figure.value, 4) for name, figure in result.eval.items()}
             for result in folder.results()
+            if result.run_id in asked
         },
     }
 
