@@ -95,7 +95,7 @@ def load_first_attempts(
         if not side.stage.of_uid:
             continue
         names, table = [quoted(column.name) for _, column in columns], f"_first_{number}"
-        types = ", ".join(f"{name} {sql_type(column)}" for name, (_, column) in zip(names, columns, strict=True))
+        types = ", ".join(f"{name} {sql_type(con, column)}" for name, (_, column) in zip(names, columns, strict=True))
         con.execute(f"CREATE OR REPLACE TEMP TABLE {table} (uid VARCHAR, {types})")
         if not fresh or not side.made_with or not con.execute(f"{again} LIMIT 1").fetchone():
             continue

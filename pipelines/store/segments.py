@@ -160,7 +160,7 @@ def _fresh(con: duckdb.DuckDBPyConnection, root: Root, batch: Batch, layout: Lay
             given = ["uid", f"{shard_of('filename')} AS _shard"]
             there = set(con.read_parquet(paths, union_by_name=True).columns)
         for file_name, column in columns:
-            value = side_value(file_name, column) if file_name in there else f"NULL::{sql_type(column)}"
+            value = side_value(file_name, column) if file_name in there else f"NULL::{sql_type(con, column)}"
             given.append(f"{value} AS {quoted(column.name)}")
         joins.append(
             f"LEFT JOIN (SELECT {', '.join(given)} FROM {source}) {name} "
@@ -199,9 +199,9 @@ def as_list(paths: Iterable[str]) -> str:
     return f"[{', '.join(map(literal, paths))}]"
 
 
-def sql_type(column: Column) -> str:
-    """DuckDB's type for a column."""
-    relation = duckdb.from_arrow(pa.schema([pa.field("x", column.type)]).empty_table())
+def sql_type(con: duckdb.DuckDBPyConnection, column: Column) -> str:
+    """DuckDB's type for a column. Not asked of the module's own connection, which all threads share."""
+    relation = con.from_arrow(pa.schema([pa.field("x", column.type)]).empty_table())
     return str(relation.types[0])
 
 

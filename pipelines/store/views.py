@@ -93,7 +93,8 @@ def _mixture_samples(mixtures: Sequence[tuple[str, str]], scan: Scan) -> str:
     names = ", ".join(map(quoted, MANIFEST.names))
     selects = [f"SELECT {literal(name)} AS mixture, {names} FROM {scan([file], 'rows')}" for name, file in mixtures]
     if not selects:
-        types = duckdb.from_arrow(MANIFEST.arrow.empty_table()).types
+        with duckdb.connect() as con:  # the module's own connection is shared by all threads
+            types = con.from_arrow(MANIFEST.arrow.empty_table()).types
         nulls = (f"NULL::{kind} AS {quoted(name)}" for name, kind in zip(MANIFEST.names, types, strict=True))
         return f"SELECT NULL::VARCHAR AS mixture, {', '.join(nulls)} WHERE false"
     return " UNION ALL ".join(selects)
