@@ -15,9 +15,10 @@ from pipelines.adopted.stage import DAMAGE, FOLDER, Tar
 from pipelines.identity import uid_of
 from pipelines.store.fingerprint import KEY, fingerprint
 from pipelines.store.reasons import REASONS, status_of
-from pipelines.store.root import Root, published
+from pipelines.store.root import Root
 from pipelines.store.schema import SHARD
 from pipelines.store.shards import stats, write_parquet
+from pipelines.store.temporary import published
 
 _CHECKED_AT_ONCE = 64
 

@@ -27,14 +27,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import glob
 import hashlib
 import io
 import json
 import os
 import sys
 import tempfile
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +43,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from filters.errors import ConfigError, InputError, ShardError
-from pipelines.store.fingerprint import fingerprint
+from pipelines.store.temporary import published
 
 # S3's answers to a PUT whose condition does not hold.
 _REFUSALS = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"})
@@ -240,23 +238,9 @@ class Root:
                 file.flush()
                 self._fs.put_file(file.name, path)
             return
-        if scratch is None:
-            with published(Path(path)) as beside, beside.open("wb") as out:
-                yield out
-            return
-        folder = Path(self.path(*scratch))
-        folder.mkdir(parents=True, exist_ok=True)
-        name = fingerprint(*parts)
-        temporary = folder / f"{name}.{uuid.uuid4().hex}"
-        try:
-            with temporary.open("wb") as file:
-                yield file
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            temporary.replace(path)
-        finally:
-            # Those of earlier writers too: a killed process leaves its own behind.
-            for left in folder.glob(f"{name}.*"):
-                left.unlink(missing_ok=True)
+        folder = Path(self.path(*scratch)) if scratch else None
+        with published(Path(path), folder) as temporary, temporary.open("wb") as out:
+            yield out
 
     def download(self, path: Path, *parts: str) -> None:
         """Copy a file to the local `path`; FileNotFoundError where there is none."""
@@ -359,23 +343,6 @@ def _code(error: OSError) -> str | None:
     answer: dict[str, Any] = getattr(error.__cause__, "response", None) or {}
     code: str | None = answer.get("Error", {}).get("Code")
     return code
-
-
-@contextlib.contextmanager
-def published(path: Path) -> Iterator[Path]:
-    """Where to write the local file `path`, or make the link, that gets its name at the end, in one step."""
-    # In a folder of their own, which stays small: to look for what is left beside 100,000 shards takes longer than to
-    # write one.
-    folder = path.parent / ".writing"
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{path.name}.{uuid.uuid4().hex}"
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        # Those of earlier writers too: a killed process leaves its own behind.
-        for left in folder.glob(f"{glob.escape(path.name)}.*"):
-            left.unlink(missing_ok=True)
 
 
 def filesystem(url: str, what: str) -> tuple[Any, str]:

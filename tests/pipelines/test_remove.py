@@ -26,6 +26,7 @@ from pipelines.store import removals
 from pipelines.store import root as roots
 from pipelines.store.catalog import connect
 from pipelines.store.root import Root
+from pipelines.store.temporary import published
 from pipelines.verify_mix import verify
 from tests.pipelines.adoptable import rows_of, study
 from tests.pipelines.adoptable import settings as adoption
@@ -265,15 +266,15 @@ def test_a_run_that_was_cut_short_at_any_write_is_ended_by_the_next(
     whole = Root(str(shutil.copytree(root.url, tmp_path / "whole")))
     remove.run(removal(whole, **arguments))
     assert traces(whole, wanted) == set()
-    expected, publish = files(whole), roots.published
+    expected = files(whole)
 
     @contextmanager
-    def cut(path: Path) -> Iterator[Path]:
+    def cut(path: Path, folder: Path | None = None) -> Iterator[Path]:
         nonlocal writes
         writes += 1
         if writes == stop:
             raise Killed
-        with publish(path) as temporary:
+        with published(path, folder) as temporary:
             yield temporary
 
     monkeypatch.setattr(roots, "published", cut)
@@ -299,13 +300,13 @@ KILL = """
 import os, signal, sys
 from pipelines.store import root
 publish, left = root.published, [int(sys.argv[1])]
-def cut(path):
+def cut(path, folder=None):
     left[0] -= 1
     if left[0] < 0:
         os.makedirs(f"{path.parent}/.writing", exist_ok=True)
         open(f"{path.parent}/.writing/{path.name}.half", "wb").write(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
-    return publish(path)
+    return publish(path, folder)
 root.published = cut
 from pipelines.cli import main
 main(["remove", "--root", sys.argv[2], "--url-pattern", "/[25][.]png$", "--reason", "r", "--compact"])
