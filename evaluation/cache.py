@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from evaluation.images import FileImages
 from filters.errors import InputError
+from filters.published import published
 from trainer.embed import UnusableItem, embed_images, embed_texts
 from trainer.model import LoadedModel
 
@@ -76,11 +76,8 @@ def _kept(path: Path | None, shape: tuple[int, int], make: Callable[[], Features
     if known is not None:
         return known
     features = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writing = path.with_name(f".{path.name}.{os.getpid()}.writing")
-    with writing.open("wb") as file:
+    with published(path) as writing, writing.open("wb") as file:
         np.save(file, features)
-    writing.replace(path)
     return features
 
 

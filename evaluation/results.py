@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from filters.errors import InputError
+from filters.published import published
 
 ALL_CLASSES = "all"  # value of the column `concepts` where a set is scored among all of its own classes
 
@@ -200,7 +201,5 @@ def read_images(path: Path) -> pa.Table:
 
 def publish(path: Path, data: bytes) -> None:
     """Write a file, whole or not at all, and its folder if that is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writing = path.with_name(f".{path.name}.writing")
-    writing.write_bytes(data)
-    writing.replace(path)
+    with published(path) as writing:
+        writing.write_bytes(data)

@@ -27,6 +27,7 @@ from evaluation.embeddings import Embeddings
 from evaluation.saved_files import Arrays, class_count, read_arrays, set_files
 from evaluation.tasks import Task
 from filters.errors import InputError
+from filters.published import published
 
 Features = NDArray[np.float32]
 _LABELS = ("protocol", "family", "domain")
@@ -121,11 +122,8 @@ def write_captioned_embeddings(folder: Path, captioned: Captioned, source: Embed
 
 
 def _write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writing = path.with_name(f".{path.name}.writing")
-    with writing.open("wb") as file:
+    with published(path) as writing, writing.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
-    writing.replace(path)
 
 
 def _names(arrays: Arrays, key: str) -> list[str]:

@@ -28,8 +28,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from evaluation.results import Result, read_results, to_json
 from filters.errors import ConfigError, InputError
+from filters.published import published
 from pipelines.store.root import Root
-from pipelines.store.temporary import published
 from pipelines.study_matrix import RunSpec
 
 RUNS, RESULTS, RECORD = "runs", "runs.jsonl", "run.json"

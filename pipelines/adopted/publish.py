@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from filters.errors import ShardError
+from filters.published import published
 from pipelines.adopted.stage import DAMAGE, FOLDER, Tar
 from pipelines.identity import uid_of
 from pipelines.store.fingerprint import KEY, fingerprint
 from pipelines.store.reasons import REASONS, status_of
-from pipelines.store.root import Root
+from pipelines.store.root import Root, beside
 from pipelines.store.schema import SHARD
 from pipelines.store.shards import stats, write_parquet
-from pipelines.store.temporary import published
 
 _CHECKED_AT_ONCE = 64
 
@@ -66,7 +66,8 @@ def is_published(root: Root, ready: Ready, staged: str) -> bool:
 
 def link(root: Root, tar: Tar) -> None:
     """Let the shard's tar lead to the user's, in one step."""
-    with published(root.local("shards", tar.shard.source, f"{tar.shard.number}.tar")) as temporary:
+    place = root.local("shards", tar.shard.source, f"{tar.shard.number}.tar")
+    with published(place, beside(place)) as temporary:
         temporary.symlink_to(tar.path)
 
 

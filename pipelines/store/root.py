@@ -43,7 +43,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from filters.errors import ConfigError, InputError, ShardError
-from pipelines.store.temporary import published
+from filters.published import published
 
 # S3's answers to a PUT whose condition does not hold.
 _REFUSALS = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"})
@@ -212,7 +212,7 @@ class Root:
         if not self.is_local:
             self._fs.pipe_file(path, data)
             return
-        with published(Path(path)) as temporary:
+        with published(Path(path), beside(Path(path))) as temporary:
             temporary.write_bytes(data)
 
     def reading(self, *parts: str) -> Any:
@@ -238,7 +238,7 @@ class Root:
                 file.flush()
                 self._fs.put_file(file.name, path)
             return
-        folder = Path(self.path(*scratch)) if scratch else None
+        folder = Path(self.path(*scratch)) if scratch else beside(Path(path))
         with published(Path(path), folder) as temporary, temporary.open("wb") as out:
             yield out
 
@@ -343,6 +343,12 @@ def _code(error: OSError) -> str | None:
     answer: dict[str, Any] = getattr(error.__cause__, "response", None) or {}
     code: str | None = answer.get("Error", {}).get("Code")
     return code
+
+
+def beside(path: Path) -> Path:
+    """The folder for a local file of a root until it is published."""
+    # Which stays small: to look for what is left beside 100,000 shards takes longer than to write one.
+    return path.parent / ".writing"
 
 
 def filesystem(url: str, what: str) -> tuple[Any, str]:

@@ -7,6 +7,7 @@ python -m tests.chaos --trials 8 --seed 3
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import sys
 import tempfile
@@ -75,7 +76,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
     for outcome in outcomes:
         if outcome.tried:
             trial = outcome.trial
-            for stage, fault in ((trial.stage.name, trial.fault), ("all", trial.fault), (trial.stage.name, "all")):
+            for stage, fault in itertools.product((trial.stage.name, "all"), (trial.fault, "all")):
                 cells[stage, fault, not outcome.lost] += 1
     stages = [*dict.fromkeys(outcome.trial.stage.name for outcome in outcomes), "all"]
     kinds = [*dict.fromkeys(outcome.trial.fault for outcome in outcomes), "all"]

@@ -46,6 +46,13 @@ def family(mark: str) -> list[psutil.Process]:
     return found
 
 
+def is_called(process: psutil.Process, word: str) -> bool:
+    """Whether a process's name or program has `word` in it; a raylet shows only in the second."""
+    with contextlib.suppress(psutil.Error):
+        return any(word in text for text in (process.name(), *process.cmdline()[:1]))
+    return False
+
+
 def end(mark: str) -> None:
     """Kill what is left of a trial."""
     for _ in range(20):
@@ -77,7 +84,7 @@ def kill_driver(struck: Struck) -> bool:
 def _kill_one(word: str, struck: Struck) -> bool:
     for process in family(struck.mark):
         with contextlib.suppress(psutil.Error):
-            if word in " ".join([process.name(), *process.cmdline()[:1]]) and struck.runs:
+            if is_called(process, word) and struck.runs:
                 process.kill()
                 return True
     return False
@@ -85,7 +92,7 @@ def _kill_one(word: str, struck: Struck) -> bool:
 
 def kill_node(struck: Struck) -> bool:
     """Every process of the command and of its Ray: stopped first, so that none sees another die."""
-    if not struck.runs or not any("raylet" in process.name() for process in family(struck.mark)):
+    if not struck.runs or not any(is_called(process, "raylet") for process in family(struck.mark)):
         return False
     for process in family(struck.mark):
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -13,8 +13,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
-
 from tests.chaos import faults
 from tests.chaos.checks import differences, digests, torn
 from tests.chaos.corpus import Corpus, Stage, command, environment
@@ -168,7 +166,7 @@ def _when(trial: Trial, rng: random.Random, span: Span, struck: Struck) -> bool:
     work = span.last - span.first
     if trial.on_ray:
         word = "raylet" if trial.fault in ("raylet", "node") else "_RayWorker"
-        while struck.runs and not any(word in " ".join([p.name(), *_first(p)]) for p in faults.family(struck.mark)):
+        while struck.runs and not any(faults.is_called(p, word) for p in faults.family(struck.mark)):
             time.sleep(0.05)
         until = time.monotonic() + rng.uniform(0, work + (span.first if word == "raylet" else 0))
     else:
@@ -176,12 +174,6 @@ def _when(trial: Trial, rng: random.Random, span: Span, struck: Struck) -> bool:
     while struck.runs and time.monotonic() < until:
         time.sleep(0.01)
     return struck.runs
-
-
-def _first(process: Any) -> list[str]:
-    with contextlib.suppress(psutil.Error):
-        return list(process.cmdline()[:1])
-    return []
 
 
 def _wait(process: subprocess.Popen[bytes], quiet: Span) -> list[str]:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from filters.errors import ConfigError, InputError
+from filters.published import published
 from pipelines import adopt, build_mix, dedupe, download, index, ingest, remove, signals
 from pipelines.cli import main
 from pipelines.selection import Selection
@@ -26,7 +27,6 @@ from pipelines.store import removals
 from pipelines.store import root as roots
 from pipelines.store.catalog import connect
 from pipelines.store.root import Root
-from pipelines.store.temporary import published
 from pipelines.verify_mix import verify
 from tests.pipelines.adoptable import rows_of, study
 from tests.pipelines.adoptable import settings as adoption

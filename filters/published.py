@@ -1,9 +1,13 @@
-"""Local files that are being written: hidden, named after who writes them, and taken away once nobody does."""
+"""Local files that get their names once they are whole; what killed writers left is taken away, and nothing else.
+
+Until then a file is hidden, and named after who writes it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
 import os
 import platform
 import time
@@ -11,8 +15,6 @@ import uuid
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-
-from pipelines.store.fingerprint import fingerprint
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _FORGOTTEN = 3600.0  # seconds without a byte, after which another machine's writer counts as dead
@@ -28,22 +30,20 @@ def host() -> str:
 def published(path: Path, folder: Path | None = None) -> Iterator[Path]:
     """Where to write the local file `path`, or make the link, that gets its name at the end, in one step.
 
-    Until then it lies in `folder`, which by default is a hidden one beside it.
+    Until then it lies beside its place, or in `folder`, on the same disk. Neither has to be there.
     """
-    # In a folder of their own, which stays small: to look for what is left beside 100,000 shards takes longer than to
-    # write one.
-    folder = folder or path.parent / ".writing"
+    folder = folder or path.parent
     folder.mkdir(parents=True, exist_ok=True)
-    # Far from its place several files may have the same name.
-    name = path.name if folder.parent == path.parent else fingerprint(os.path.relpath(path, folder))
-    temporary = folder / f"{name}.{fingerprint(host())}.{os.getpid()}.{uuid.uuid4().hex}"
+    name = f".{path.name}" if folder == path.parent else path.name
+    if path.parent not in (folder, folder.parent):
+        name = _short(os.path.relpath(path, folder))  # far from its place several files may have the same name
+    temporary = folder / f"{name}.{_short(host())}.{os.getpid()}.{uuid.uuid4().hex}"
     try:
         yield temporary
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-        # Those of earlier writers too: a killed process leaves its own behind.
         for left in folder.glob(f"{glob.escape(name)}.*"):
             if not _is_written(left, left.name.removeprefix(f"{name}.").split(".")):
                 left.unlink(missing_ok=True)
@@ -55,7 +55,7 @@ def _is_written(path: Path, words: list[str]) -> bool:
         return True  # of a file whose name goes on
     if len(words) == 1 or not words[1].isdecimal():
         return False
-    if words[0] != fingerprint(host()):
+    if words[0] != _short(host()):
         with contextlib.suppress(FileNotFoundError):
             return time.time() - path.lstat().st_mtime < _FORGOTTEN
         return True
@@ -66,3 +66,7 @@ def _is_written(path: Path, words: list[str]) -> bool:
     except PermissionError:
         pass  # another account's
     return True
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
