@@ -26,11 +26,12 @@ from filters.pixels import DecodeError, EncodeError
 from filters.resize import ResizeMode
 from filters.stored import Recipe, Stored, store
 from pipelines.config import JobConfig
-from pipelines.engine import map_shards, record, start_ray
+from pipelines.engine import map_shards, record
 from pipelines.failures import Failures
 from pipelines.foreign import is_foreign, take_over
 from pipelines.job import Account, job_main, say
 from pipelines.progress import QUIET, Watch
+from pipelines.ray_session import start_ray
 from pipelines.retry import Policy, check_reasons, downloaded, failed_rows, plan_retry
 from pipelines.sandbox import Crashed, Sandbox
 from pipelines.slices import Slice, all_slices, slices_of

@@ -37,7 +37,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One Ray for all tests that need it, ended with the session."""
-    from pipelines.engine import start_ray, stop_ray
+    from pipelines.ray_session import start_ray, stop_ray
 
     start_ray()
     yield
