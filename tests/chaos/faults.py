@@ -75,10 +75,8 @@ class Failing(dict[str, list[tuple[int, dict[str, str], bytes]]]):
 
 def kill_driver(struck: Struck) -> bool:
     """The command itself; what it started is left to itself."""
-    if not struck.runs:
-        return False
     struck.process.kill()
-    return struck.process.wait() == -signal.SIGKILL
+    return struck.process.wait() == -signal.SIGKILL  # it may have ended by itself
 
 
 def _kill_one(word: str, struck: Struck) -> bool:
@@ -97,8 +95,10 @@ def kill_node(struck: Struck) -> bool:
     for process in family(struck.mark):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGSTOP)
+    # By its own handle: psutil would take its exit code for itself.
+    killed = kill_driver(struck)
     end(struck.mark)
-    return struck.process.wait() == -signal.SIGKILL  # it may have ended while its processes were looked for
+    return killed
 
 
 def fail_store(struck: Struck) -> bool:
