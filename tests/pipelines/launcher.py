@@ -85,11 +85,13 @@ def stop(folder: str) -> None:
 class Cluster:
     """`ray up`, `ray submit` and `ray down` with the shipped file, here; `folder` has a short path, for sockets."""
 
-    def __init__(self, folder: Path, dashboard: bool = False) -> None:
-        self.folder, self.home, self.dashboard = folder, folder / "home", dashboard
+    def __init__(self, folder: Path, workers: int = 0) -> None:
+        """`workers` nodes beside the head, each with one CPU and what it says is a GPU."""
+        self.folder, self.home, self.workers = folder, folder / "home", workers
         self.ports = _free_ports(8)
         self.address = f"127.0.0.1:{self.ports[0]}"
         self.file = folder / "cluster.yaml"
+        self.proxy = f"/usr/sbin/sshd -i -f {folder}/sshd_config"
         self._prepare()
 
     def _prepare(self) -> None:
@@ -108,12 +110,15 @@ class Cluster:
         client = self.folder / "bin"
         client.mkdir()
         _script(client / "ssh", f'#!/bin/sh\nexec {shutil.which("ssh")} -F /dev/null "$@"\n')
+        # From the head Ray knows no proxy, and ssh looks for its key where the account's home is.
+        proxy = f"-i {self.folder}/id -o 'ProxyCommand={self.proxy}'"
+        _script(node / "ssh", f'#!/bin/sh\nexec {shutil.which("ssh")} -F /dev/null {proxy} "$@"\n')
         (self.folder / "token").write_text("b" * 64)
         (self.folder / "token").chmod(0o600)
         self.file.write_text(yaml.safe_dump(self.config()))
 
     def config(self) -> dict[str, Any]:
-        """The shipped file with this machine as its only node, on ports of its own and without installing."""
+        """The shipped file with this machine for all nodes, on ports of its own and without installing."""
         config: dict[str, Any] = yaml.safe_load(SHIPPED.read_text())
         ports = zip(_PORTS, self.ports, strict=True)
         head = (
@@ -121,16 +126,24 @@ class Cluster:
         )
         head += "".join(f" --{option}={port}" for option, port in ports)
         head += " --min-worker-port=0 --max-worker-port=0 --num-cpus=2 --object-store-memory=200000000"
-        head += f" --include-dashboard={str(self.dashboard).lower()}"
+        head += " --include-dashboard=false"
+        # The shipped `ray stop` before it would end the other nodes, which are this machine too.
+        worker = config["worker_start_ray_commands"][-1].replace(":6379", f":{self.ports[0]}")
+        worker = worker.replace("--metrics-export-port=8080", "--dashboard-agent-listen-port=0")
+        worker += " --num-cpus=1 --num-gpus=1 --object-store-memory=100000000"
         return {
             **config,
             "cluster_name": f"test-{self.folder.name}",
-            "max_workers": 0,
-            "provider": {"type": "local", "head_ip": "127.0.0.1", "worker_ips": []},
+            "max_workers": self.workers,
+            "provider": {
+                "type": "local",
+                "head_ip": "127.0.0.1",
+                "worker_ips": [f"127.0.0.{2 + number}" for number in range(self.workers)],
+            },
             "auth": {
                 "ssh_user": getpass.getuser(),
                 "ssh_private_key": str(self.folder / "id"),
-                "ssh_proxy_command": f"/usr/sbin/sshd -i -f {self.folder}/sshd_config",
+                "ssh_proxy_command": self.proxy,
             },
             "file_mounts": {
                 "~/headwater": str(REPOSITORY),
@@ -138,6 +151,7 @@ class Cluster:
             },
             "setup_commands": [line for line in config["setup_commands"] if "headwater-env" not in line],
             "head_start_ray_commands": [*config["head_start_ray_commands"][:-1], head],
+            "worker_start_ray_commands": [worker],
         }
 
     def environment(self) -> dict[str, str]:
