@@ -28,13 +28,13 @@ from rich.console import Console
 from rich.table import Table
 
 from filters.errors import ConfigError, HeadwaterError, InputError
-from pipelines.job import say
+from pipelines.job import say, told
 from pipelines.lock import FILE, locked_cuts
 from pipelines.mixture import MixConfig
 from pipelines.rules import find_rules
 from pipelines.store import catalog
 from pipelines.store.presets import PRESETS, literal
-from pipelines.store.root import Root
+from pipelines.store.root import Root, answering
 from pipelines.store.stages import STAGES, stage_of
 
 _MAX_CELL = 60
@@ -257,9 +257,13 @@ def main(command: str, argv: Sequence[str] | None = None) -> int:
     if getattr(arguments, "format", None) == "parquet" and sys.stdout.isatty():
         say(f"headwater {command}: parquet is not for a terminal; send it to a file: ... --format parquet > FILE")
         return ConfigError.exit_code
+    return told(command, lambda: _answer(command, arguments))
+
+
+def _answer(command: str, arguments: argparse.Namespace) -> int:
+    root = Root(arguments.root)
     try:
-        root = Root(arguments.root)
-        with catalog.connect(root) as con:
+        with answering(root.url), catalog.connect(root) as con:
             if command == "explain":
                 found = explain(con, arguments.uid, _locks(root))
                 print(json.dumps(found, indent=2, default=str, ensure_ascii=False))
@@ -270,9 +274,6 @@ def main(command: str, argv: Sequence[str] | None = None) -> int:
             else:
                 show(mix_diff(con, arguments.old, arguments.new), arguments.format)
         sys.stdout.flush()
-    except HeadwaterError as error:
-        say(f"headwater {command}: {error}")
-        return error.exit_code
     except BrokenPipeError:
         # `headwater sql ... | head` has read enough; the interpreter must not try to write the rest at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
