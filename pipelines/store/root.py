@@ -50,6 +50,7 @@ from pipelines.store.fingerprint import fingerprint
 # S3's answers to a PUT whose condition does not hold.
 _REFUSALS = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"})
 _ONE_PUT = 5 * 2**30  # bytes
+_FOOTER = 2**15  # bytes that hold a parquet file's footer, mostly
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -70,6 +71,7 @@ class Root:
         self.url = url
         self._fs, self._base = filesystem(url, "root")
         self.is_local = isinstance(self._fs, fsspec.implementations.local.LocalFileSystem)
+        self._is_s3 = "s3" in self._fs.protocol
 
     def __reduce__(self) -> tuple[type[Root], tuple[str]]:
         return Root, (self.url,)
@@ -102,11 +104,19 @@ class Root:
 
     def names(self, *parts: str, suffix: str = "") -> list[str]:
         """Sorted names in a folder that end in `suffix`; empty where there is no such folder."""
-        folder = self.path(*parts)
-        if not self._fs.isdir(folder):
-            return []
-        found = (str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in self._fs.ls(folder, detail=False))
+        found = self._listing(parts, detail=False)
         return sorted(name for name in found if name.endswith(suffix) and not name.startswith("."))
+
+    def _listing(self, parts: tuple[str, ...], *, detail: bool) -> dict[str, Any]:
+        """What lies in a folder, by name: its paths, or its infos; empty where there is no such folder."""
+        folder = self.path(*parts).rstrip("/")
+        try:
+            found = self._fs.ls(folder, detail=detail)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        paths = {str(info["name"] if detail else info).rstrip("/"): info for info in found}
+        # Of a file the answer is the file itself.
+        return {path.rsplit("/", 1)[-1]: info for path, info in paths.items() if path != folder}
 
     def shards(self, *stage: str) -> list[ShardId]:
         """All shards that a stage has published, in order of source and number."""
@@ -156,11 +166,20 @@ class Root:
     def parquet_metadata(self, *parts: str) -> dict[str, str]:
         """Key-value metadata of a parquet file; empty where the file is missing or broken."""
         try:
-            with self._parquet(self.path(*parts)) as file:
-                found = pq.read_schema(file).metadata or {}
+            found = self._schema(self.path(*parts)).metadata or {}
         except (OSError, pa.ArrowException):
             return {}
         return {key.decode(): value.decode() for key, value in found.items() if not key.startswith(b"ARROW:")}
+
+    def _schema(self, path: str) -> pa.Schema:
+        if not self._is_s3:
+            with self._parquet(path) as file:
+                return pq.read_schema(file)
+        # In one request: it is asked of each shard several times a run.
+        end = self._fs.cat_file(path, start=-_FOOTER)
+        if (size := int.from_bytes(end[-8:-4], "little") + 8) > len(end):
+            end = self._fs.cat_file(path, start=-size)
+        return pq.read_schema(pa.BufferReader(end))
 
     def stat(self, *parts: str) -> tuple[int, str, int]:
         """Size, time of the last change and inode (0 elsewhere than in a local folder) of a file that is there."""
@@ -169,10 +188,7 @@ class Root:
     def stats(self, *parts: str, suffix: str) -> dict[str, tuple[int, str, int]]:
         """`stat` of the files in a folder that end in `suffix`, by name: one listing, not a request to a store for
         each file."""
-        folder = self.path(*parts)
-        if not self._fs.isdir(folder):
-            return {}
-        found = {str(info["name"]).rsplit("/", 1)[-1]: info for info in self._fs.ls(folder, detail=True)}
+        found = self._listing(parts, detail=True)
         return {name: _stat(found[name]) for name in sorted(found) if name.endswith(suffix) and name[0] != "."}
 
     def version(self, *parts: str) -> str:
@@ -271,7 +287,7 @@ class Root:
         whether it was. A store that does not know conditions takes it in any case.
         """
         path = self.path(*parts)
-        if "s3" not in self._fs.protocol:
+        if not self._is_s3:
             self._fs.pipe_file(path, data)
             return True
         condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
