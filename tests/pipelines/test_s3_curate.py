@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,6 +137,26 @@ def test_what_is_removed_leaves_the_bucket_as_a_local_root(roots: tuple[Root, Ro
     # Nothing of the catalog before is left, whose segments held the caption.
     assert {name.removesuffix(".duckdb") for name in roots[1].files("catalog")} >= names
     assert len(roots[1].files("catalog")) == len(roots[0].files("catalog"))
+
+
+@pytest.mark.slow
+def test_workers_of_ray_write_to_the_bucket(server: Server, tmp_path: Path) -> None:
+    """In a process of its own, for a Ray whose workers know of the server."""
+    root, dump = Root(f"s3://{BUCKET}/workers"), tmp_path / "dump"
+    dump.mkdir()
+    (dump / "a.tsv").write_text(lines(*range(6)), encoding="utf-8")
+    ingest.run(ingest.IngestConfig(root=root.url, source="cc12m", metadata=str(dump), samples_per_shard=3))
+    with picture_server() as web:
+        given = configured(tmp_path, "none", web, None).download
+        assert given is not None
+        config = {**given.model_dump(mode="json"), "root": root.url, "local": False}
+        (tmp_path / "download.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+        words = [sys.executable, "-m", "pipelines.cli", "download", "--config", str(tmp_path / "download.yaml")]
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["counts"] == {"success": 6}
+    assert "ray: starting" in done.stderr and len(root.shards("shards")) == 2
 
 
 ASK = (
