@@ -19,7 +19,7 @@ from pipelines.cli import main
 from pipelines.lease import lease
 from pipelines.store.catalog import connect
 from pipelines.store.root import Root
-from tests.pipelines.chain import picture_server
+from tests.pipelines.chain import picture, picture_server
 from tests.pipelines.s3 import BUCKET, Server, s3_server
 from tests.pipelines.test_curate import BUSY, configured, lines, samples
 
@@ -34,23 +34,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def curated(folder: Path, url: str) -> Root:
-    """A root after two runs over a web that grows and a row that comes back, and a third that finds nothing new."""
+    """A root whose dump has grown since its ingest, and has a row that comes back, after two runs."""
     folder.mkdir()
     (folder / "dump").mkdir()
     (folder / "dump" / "a.tsv").write_text(lines(*range(6)), encoding="utf-8")
-    with picture_server({"/5.png": list(BUSY)}) as web:
-        mix = {"configs": [str(folder / "mix.yaml")]}
-        config = configured(folder, "none", web, None, report={"title": "t"}, mix=mix)
-        config = config.model_copy(update={"root": url})
-        (folder / "mix.yaml").write_text(
-            yaml.safe_dump({"name": "all", "total": 5, "sources": [{"source": "cc12m"}]}), encoding="utf-8"
-        )
-        curate.run(config)
-        web.faults.clear()
+    answers = [*BUSY, (200, {"Content-Type": "image/png"}, picture(5))]
+    with picture_server({"/5.png": answers}) as web:
+        config = configured(folder, "none", web, None, report={"title": "t"}).model_copy(update={"root": url})
+        mix = {"name": "all", "total": 5, "sources": [{"source": "cc12m"}]}
+        (folder / "mix.yaml").write_text(yaml.safe_dump(mix), encoding="utf-8")
+        ingest.run(config.ingest[0].model_copy(update={"root": url}))
         (folder / "dump" / "b.tsv").write_text(lines(6), encoding="utf-8")
         done = curate.run(config)
         assert done["stages"]["ingest:cc12m"]["added"] == 1 and done["stages"]["retry"]["rows_in"] == 1
-        assert done["differences"]["mixtures"] == {"all": "changed"} and "report" in done["stages"]
+        assert done["differences"]["mixtures"] == {"all": "new"} and "report" in done["stages"]
         root = Root(url)
         before = root.files()
         assert curate.run(config) == {"job": "curate", "rows_in": 0, "nothing_new": True}
@@ -81,7 +78,7 @@ def test_curation_leaves_the_same_files_as_on_a_local_root(roots: tuple[Root, Ro
 def test_of_two_at_once_the_second_says_so_in_one_line(
     roots: tuple[Root, Root], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with lease(roots[1], "curate", 20.0):
+    with lease(roots[1], "curate", 2.0):
         before = roots[1].files()
         assert main(["curate", "--root", URL]) == 2
         monkeypatch.setenv("HEADWATER_CACHE", str(tmp_path))  # as on another machine
@@ -165,10 +162,11 @@ ASK = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("asked", ASK, ids=lambda asked: asked[0])
-@pytest.mark.parametrize("lacks", ["server", "credentials"])
+@pytest.mark.parametrize(
+    ("lacks", "asked"), [*(("credentials", asked) for asked in ASK), ("server", ASK[0]), ("server", ASK[-1])]
+)
 def test_a_store_that_cannot_be_asked_is_one_line(
-    asked: list[str], lacks: str, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    lacks: str, asked: list[str], server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
