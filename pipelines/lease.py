@@ -50,7 +50,7 @@ class Lease:
     def take(self) -> None:
         """Wait until the lease is ours; InputError where a run that lives has it."""
         before = None
-        while not self._write(before):
+        while not (self._write(before) and self._stays(before)):
             before = self._file.read()
             # Under our own lock it can only be a dead process's: a living one would have kept us out.
             if before is not None and (before.content.get("host"), before.content.get("lock")) != (host(), self.lock):
@@ -101,13 +101,20 @@ class Lease:
             self._renewed = began
         return self._own is not None
 
+    def _stays(self, before: Seen | None) -> bool:
+        """Whether our file is there still a moment later, where others may have put theirs in place of the same."""
+        if before is None and self._file.is_exclusive:
+            return True
+        time.sleep(_pause(self.length))
+        return self._write(self._own)
+
     def _watch(self, found: Seen) -> Seen | None:
         """What was found, once it has not changed for its whole length, or None if it has gone; InputError if it is
         renewed, or another's."""
         length = float(found.content.get("length", self.length))
         until = time.monotonic() + length
         while time.monotonic() < until:
-            time.sleep(min(1.0, length / 20))
+            time.sleep(_pause(length))
             now = self._file.read()
             if now is None:
                 return None
@@ -149,6 +156,11 @@ def lease(root: Root, what: str, length: float = LENGTH) -> Iterator[Lease]:
             yield held
         finally:
             held.give_back()
+
+
+def _pause(length: float) -> float:
+    """Seconds between two looks at a lease of that length."""
+    return min(1.0, length / 20)
 
 
 def host() -> str:

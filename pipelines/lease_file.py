@@ -24,6 +24,7 @@ class LeaseFile(Protocol):
     """One file under a root, as its holders and watchers need it."""
 
     address: str
+    is_exclusive: bool  # of several that put where nothing is, one alone succeeds
 
     def read(self) -> Seen | None:
         """What is there now; None where there is no file."""
@@ -40,7 +41,7 @@ class LocalFile:
     """In a local folder, which machines may share: links and renames take effect at once for all."""
 
     def __init__(self, path: Path, holder: str) -> None:
-        self.address, self._path, self._holder = str(path), path, holder
+        self.address, self.is_exclusive, self._path, self._holder = str(path), True, path, holder
 
     def read(self) -> Seen | None:
         """See `LeaseFile`."""
@@ -88,7 +89,7 @@ class StoredFile:
     """
 
     def __init__(self, root: Root, name: str) -> None:
-        self.address, self._root, self._name = root.address(name), root, name
+        self.address, self.is_exclusive, self._root, self._name = root.address(name), root.is_s3, root, name
 
     def read(self) -> Seen | None:
         """See `LeaseFile`."""

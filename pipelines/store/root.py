@@ -74,7 +74,7 @@ class Root:
         self.url = url
         self._fs, self._base = filesystem(url, "root")
         self.is_local = isinstance(self._fs, fsspec.implementations.local.LocalFileSystem)
-        self._is_s3 = "s3" in self._fs.protocol
+        self.is_s3 = "s3" in self._fs.protocol
 
     def __reduce__(self) -> tuple[type[Root], tuple[str]]:
         return Root, (self.url,)
@@ -175,7 +175,7 @@ class Root:
         return {key.decode(): value.decode() for key, value in found.items() if not key.startswith(b"ARROW:")}
 
     def _schema(self, path: str) -> pa.Schema:
-        if not self._is_s3:
+        if not self.is_s3:
             with self._parquet(path) as file:
                 return pq.read_schema(file)
         # In one request: it is asked of each shard several times a run.
@@ -290,7 +290,7 @@ class Root:
         whether it was. A store that does not know conditions takes it in any case.
         """
         path = self.path(*parts)
-        if not self._is_s3:
+        if not self.is_s3:
             self._fs.pipe_file(path, data)
             return True
         condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
