@@ -36,8 +36,9 @@ import os
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -54,6 +55,7 @@ _REFUSALS = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSu
 _ONE_PUT = 5 * 2**30  # bytes
 _GAP, _BLOCK = 2**16, 2**24  # bytes between two ranges that are read together, and at once
 _FOOTER = 2**15  # bytes that hold a parquet file's footer, mostly
+_AT_ONCE = 512  # of them
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -168,21 +170,26 @@ class Root:
 
     def parquet_metadata(self, *parts: str) -> dict[str, str]:
         """Key-value metadata of a parquet file; empty where the file is missing or broken."""
-        try:
-            found = self._schema(self.path(*parts)).metadata or {}
-        except (OSError, pa.ArrowException):
-            return {}
-        return {key.decode(): value.decode() for key, value in found.items() if not key.startswith(b"ARROW:")}
+        return self.parquet_metadatas([parts])[0]
 
-    def _schema(self, path: str) -> pa.Schema:
+    def parquet_metadatas(self, places: Sequence[tuple[str, ...]]) -> list[dict[str, str]]:
+        """`parquet_metadata` of many files: S3 is asked for hundreds of them at a time."""
+        paths = [self.path(*parts) for parts in places]
         if not self.is_s3:
-            with self._parquet(path) as file:
-                return pq.read_schema(file)
-        # In one request: it is asked of each shard several times a run.
-        end = self._fs.cat_file(path, start=-_FOOTER)
-        if (size := int.from_bytes(end[-8:-4], "little") + 8) > len(end):
-            end = self._fs.cat_file(path, start=-size)
-        return pq.read_schema(pa.BufferReader(end))
+            return [_metadata(partial(self._parquet, path)) for path in paths]
+        found = []
+        for begin in range(0, len(paths), _AT_ONCE):
+            some = paths[begin : begin + _AT_ONCE]
+            ends = self._fs.cat_ranges(some, [-_FOOTER] * len(some), [None] * len(some))
+            found += [_metadata(partial(self._end, path, end)) for path, end in zip(some, ends, strict=True)]
+        return found
+
+    def _end(self, path: str, end: bytes | Exception) -> pa.BufferReader:
+        """A parquet file from its footer on, of which the last bytes, or what came in place of them, are given."""
+        if isinstance(end, Exception):
+            raise end
+        size = int.from_bytes(end[-8:-4], "little") + 8
+        return pa.BufferReader(end if size <= len(end) else self._fs.cat_file(path, start=-size))
 
     def stat(self, *parts: str) -> tuple[int, str, int]:
         """Size, time of the last change and inode (0 elsewhere than in a local folder) of a file that is there."""
@@ -365,6 +372,15 @@ class Root:
             bytes(blocks[place][start : start + size])
             for place, start, (_, size) in zip(places, inside, ranges, strict=True)
         ]
+
+
+def _metadata(opened: Callable[[], Any]) -> dict[str, str]:
+    try:
+        with opened() as file:
+            found = pq.read_schema(file).metadata or {}
+    except (OSError, pa.ArrowException):
+        return {}
+    return {key.decode(): value.decode() for key, value in found.items() if not key.startswith(b"ARROW:")}
 
 
 def _stat(info: Mapping[str, Any]) -> tuple[int, str, int]:

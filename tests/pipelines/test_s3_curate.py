@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
 import pytest
 import yaml
 
@@ -20,7 +19,7 @@ from pipelines.lease import lease
 from pipelines.store.catalog import connect
 from pipelines.store.root import Root
 from tests.pipelines.chain import picture, picture_server
-from tests.pipelines.s3 import BUCKET, Server, s3_server
+from tests.pipelines.s3 import BUCKET, Server, forget_servers, s3_server
 from tests.pipelines.test_curate import BUSY, configured, lines, samples
 
 pytest.importorskip("moto")
@@ -178,11 +177,11 @@ def test_a_store_that_cannot_be_asked_is_one_line(
         monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
             monkeypatch.setenv(name, str(tmp_path / "none"))
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    forget_servers()
     try:
         assert main([asked[0], "--root", URL, *asked[1:]]) == 2
     finally:
-        fsspec.get_filesystem_class("s3").clear_instance_cache()
+        forget_servers()
     out, err = capsys.readouterr()
     assert out == "" and len(err.splitlines()) == 1
     assert err.startswith(f"headwater {asked[0]}: root {URL}: the store cannot be asked (")
