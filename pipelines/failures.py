@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 from pipelines.job import told
 from pipelines.retry import downloaded, latest_attempts
 from pipelines.store.reasons import REASONS
-from pipelines.store.root import Root, answering
+from pipelines.store.root import Root
+from pipelines.store.store_errors import answering
 
 # Hosts and error texts that are carried from a shard, and shown of a reason.
 _CARRIED, _SHOWN = 50, 3

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 from filters.errors import BudgetExceeded, HeadwaterError
 from pipelines.config import JobConfig, add_flags, load_config, parse_flags, separated
-from pipelines.store.root import Root, answering, store_errors
+from pipelines.store.root import Root
+from pipelines.store.store_errors import answering, store_errors
 
 Config = TypeVar("Config", bound=JobConfig)
 

@@ -28,7 +28,8 @@ from filters.errors import HeadwaterError, InputError
 from pipelines.alone import alone
 from pipelines.lease_file import Seen, lease_file
 from pipelines.store.mirror import own_folder
-from pipelines.store.root import Root, store_errors
+from pipelines.store.root import Root
+from pipelines.store.store_errors import store_errors
 
 LENGTH = 60.0  # seconds
 _RENEWALS = 4  # in the length of a lease

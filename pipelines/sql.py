@@ -34,8 +34,9 @@ from pipelines.mixture import MixConfig
 from pipelines.rules import find_rules
 from pipelines.store import catalog
 from pipelines.store.presets import PRESETS, literal
-from pipelines.store.root import Root, answering
+from pipelines.store.root import Root
 from pipelines.store.stages import STAGES, stage_of
+from pipelines.store.store_errors import answering
 
 _MAX_CELL = 60
 _READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)

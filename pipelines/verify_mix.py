@@ -28,7 +28,8 @@ from pipelines.mixture import MixConfig
 from pipelines.rules import find_rules
 from pipelines.store import catalog, removals
 from pipelines.store.fingerprint import KEY
-from pipelines.store.root import Root, answering
+from pipelines.store.root import Root
+from pipelines.store.store_errors import answering
 
 _LOCKED = ("config", "digest", "samples", "sources", "catalog", "versions")
 

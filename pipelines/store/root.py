@@ -33,7 +33,6 @@ import hashlib
 import io
 import json
 import os
-import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -398,28 +397,6 @@ def _written(info: Mapping[str, Any]) -> float:
     if not isinstance(found, datetime.datetime):
         return 0.0
     return (found if found.tzinfo else found.replace(tzinfo=datetime.UTC)).timestamp()
-
-
-@contextlib.contextmanager
-def answering(url: str) -> Iterator[None]:
-    """InputError, in one line, where the store of the root `url` cannot be asked while the block runs: there is no
-    server, bucket or credentials, or these are refused."""
-    try:
-        yield
-    except store_errors() as error:
-        refused = isinstance(error, (PermissionError, FileNotFoundError)) and not Root(url).is_local
-        if isinstance(error, OSError) and not refused:
-            raise
-        text = " ".join(str(error).split())
-        raise InputError(
-            f"root {url}: the store cannot be asked ({text}); check its address and the credentials"
-        ) from error
-
-
-def store_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
-    """OSError, what a store's library raises besides (botocore's of credentials and connections), and `others`."""
-    botocore: Any = sys.modules.get("botocore.exceptions")
-    return (OSError, *others, *((botocore.BotoCoreError,) if botocore else ()))
 
 
 def _code(error: OSError) -> str | None:
