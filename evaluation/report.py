@@ -24,7 +24,7 @@ from evaluation.report_data import (
     StudyLine,
     Tally,
 )
-from evaluation.results import Figure, Result, publish
+from evaluation.results import Figure, Result
 from filters.errors import InputError
 from trainer.images import decode_rgb
 
@@ -72,10 +72,10 @@ class MixtureTable:
     note: str = ""
 
 
-def render_report(data: ReportData, out: Path) -> Path:
-    """Write `index.html` into the folder `out`, whole or not at all, and return its path.
+def render_report(data: ReportData) -> str:
+    """The page, as HTML.
 
-    The page holds its style and pictures, loads nothing and runs no script. The same data gives the same bytes for
+    It holds its style and pictures, loads nothing and runs no script. The same data gives the same bytes for
     the same versions of matplotlib and Pillow. InputError for a sample picture that cannot be decoded.
     """
     environment = jinja2.Environment(
@@ -89,7 +89,7 @@ def render_report(data: ReportData, out: Path) -> Path:
     environment.filters.update(thumbnail=thumbnail, wide=wide)
     reference, shifts = (data.tasks[0], data.tasks[1:]) if data.tasks else (None, [])
     drawn = [shift for shift in shifts if any(shift.name in result.eval for result in data.results)]
-    page = environment.get_template("report.html.j2").render(
+    return environment.get_template("report.html.j2").render(
         data=data,
         account=None if data.account is None else account_table(data.account),
         mixtures=mixture_tables(data.mixtures),
@@ -104,9 +104,6 @@ def render_report(data: ReportData, out: Path) -> Path:
         reading=reading(data.results),
         methods=method_rows(data.methods),
     )
-    path = out / "index.html"
-    publish(path, page.encode())
-    return path
 
 
 def account_table(account: Account) -> AccountTable:

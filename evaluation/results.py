@@ -180,8 +180,13 @@ def read_results(path: Path) -> list[Result]:
     """The results in a JSONL file; InputError for a missing file or a line that is not one."""
     if not path.is_file():
         raise InputError(f"{path} is missing; evaluate a model first")
-    lines = path.read_text(encoding="utf-8").split("\n")  # `splitlines` also cuts at U+2028, which JSON may hold
-    return [from_json(line, f"{path} line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    return parse_results(path.read_bytes(), str(path))
+
+
+def parse_results(data: bytes, where: str) -> list[Result]:
+    """The results in the bytes of a JSONL file, `where` for messages; InputError for a line that is not one."""
+    lines = data.decode().split("\n")  # `splitlines` also cuts at U+2028, which JSON may hold
+    return [from_json(line, f"{where} line {number}") for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def write_images(path: Path, table: pa.Table) -> None:

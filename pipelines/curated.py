@@ -14,7 +14,7 @@ Totals = dict[str, dict[str, Any]]
 def totals(root: Root) -> Totals:
     """Samples by source and status, and the mixtures: their samples and the beginning of their digests."""
     found: Totals = {"samples": {}, "mixtures": {}}
-    if root.local(catalog.FILE).exists():
+    if root.exists(catalog.FILE):
         with catalog.connect(root) as con:
             rows = con.execute("SELECT source, status, count(*) FROM samples GROUP BY ALL ORDER BY ALL").fetchall()
         found["samples"] = {f"{source} {status}": count for source, status, count in rows}

@@ -88,7 +88,7 @@ def run(config: DedupeConfig) -> dict[str, Any]:
     state = root.read_json("verdicts", name, _STATE) if root.exists("verdicts", name, _STATE) else {}
     # Damaged pictures may have been mended: nothing but a look at them tells.
     done = state.get("mark") == mark and not state["summary"]["unreadable"]
-    if done and all(root.parquet_metadata(*_file(name, s)) for s in shards):
+    if done and all(root.parquet_metadatas([_file(name, s) for s in shards])):
         account.shards_skipped = len(shards)
         account.extra = {"verdicts": name, **state["summary"]}
         say("dedupe: verdicts are up to date")
@@ -237,14 +237,15 @@ def _name(config: DedupeConfig) -> str:
 
 def _mark(root: Root, shards: Sequence[ShardId], sets: dict[str, str], config: DedupeConfig) -> str:
     """Fingerprint of the inputs: a verdict depends on every shard and on every evaluation set."""
-    made_from = [(str(s), root.parquet_metadata("shards", s.source, f"{s.number}.parquet").get(KEY)) for s in shards]
+    found = root.parquet_metadatas([("shards", s.source, f"{s.number}.parquet") for s in shards])
+    made_from = [(str(s), marks.get(KEY)) for s, marks in zip(shards, found, strict=True)]
     if gone := removals.digest(root):
         made_from.append((removals.FOLDER, gone))  # shards keep their fingerprints
     features = []
     if config.features is not None:
-        found = [("features", config.features, s.source, f"{s.number}.parquet") for s in shards]
+        places = [("features", config.features, s.source, f"{s.number}.parquet") for s in shards]
         held_out = [("eval_features", config.features, f"{name}.parquet") for name in sets]
-        features = [root.parquet_metadata(*parts).get(KEY) for parts in [*found, *held_out]]
+        features = [marks.get(KEY) for marks in root.parquet_metadatas([*places, *held_out])]
     return fingerprint(_name(config), VERSION, made_from, sets, features)
 
 

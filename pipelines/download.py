@@ -39,7 +39,7 @@ from pipelines.store.fingerprint import KEY, SAMPLES_PER_SHARD, fingerprint
 from pipelines.store.reasons import REASONS
 from pipelines.store.root import Root
 from pipelines.store.schema import METADATA, RETRY, SCHEMA_VERSION
-from pipelines.store.shards import Sample, fail, is_written, key_of, write_shard
+from pipelines.store.shards import Sample, fail, key_of, write_shard, written
 from pipelines.web.cluster import cluster_limits
 from pipelines.web.config import FetchConfig
 from pipelines.web.fetch import Fetched, Fetcher
@@ -193,7 +193,10 @@ def _unfinished(root: Root, source: str, config: DownloadConfig) -> list[Slice]:
 def _check_settings(root: Root, slices: Iterable[Slice], config: DownloadConfig) -> None:
     """InputError where shards were made of other rows or with other settings: made anew, they would lose every
     picture that has gone from the web since."""
-    other = [piece for piece in slices if _found(root, piece) not in (None, *_marks(root, piece, config))]
+    slices = list(slices)
+    found = root.parquet_metadatas([("shards", s.shard.source, f"{s.shard.number}.parquet") for s in slices])
+    asked = zip(slices, found, _marks(root, slices, config), strict=True)
+    other = [piece for piece, metadata, marks in asked if metadata.get(KEY) not in (None, *marks)]
     if other:
         raise InputError(
             f"{root.url}/shards/{other[0]}: was made with other settings or from other rows ({len(other)} such "
@@ -201,13 +204,10 @@ def _check_settings(root: Root, slices: Iterable[Slice], config: DownloadConfig)
         )
 
 
-def _found(root: Root, piece: Slice) -> str | None:
-    return root.parquet_metadata("shards", piece.shard.source, f"{piece.shard.number}.parquet").get(KEY)
-
-
 def _self_test(root: Root, todo: Sequence[Slice], config: DownloadConfig) -> None:
     """Before a large job, a word on DNS and proxy: what is wrong there would fail every row."""
-    rows = sum(int(root.parquet_metadata(*piece.path).get(SAMPLES_PER_SHARD, 0)) for piece in todo)
+    found = root.parquet_metadatas([piece.path for piece in todo])
+    rows = sum(int(metadata.get(SAMPLES_PER_SHARD, 0)) for metadata in found)
     if rows < config.self_test:
         return
     # Rows were dealt to the slices in random order, so a few of them show the hosts of all.
@@ -226,7 +226,10 @@ def _urls(root: Root, piece: Slice) -> list[str]:
 
 
 def _todo(root: Root, slices: Iterable[Slice], config: DownloadConfig) -> list[Slice]:
-    return [piece for piece in slices if not is_written(root, piece.shard, _marks(root, piece, config))]
+    slices = list(slices)
+    found = written(root, [piece.shard for piece in slices])
+    asked = zip(slices, found, _marks(root, slices, config), strict=True)
+    return [piece for piece, mark, marks in asked if mark not in marks]
 
 
 class _Worker:
@@ -247,7 +250,7 @@ class _Worker:
         """One shard from its slice of metadata to its published files."""
         start = time.time()
         samples = _samples(self.root, piece)
-        mark, taken_mark = _marks(self.root, piece, self.config)
+        [(mark, taken_mark)] = _marks(self.root, [piece], self.config)
         taken = is_foreign(self.root, piece.shard)
         if taken:
             counts = take_over(self.root, piece.shard, samples, self.config.max_pixels, taken_mark)
@@ -330,16 +333,16 @@ def _samples(root: Root, piece: Slice) -> list[Sample]:
     ]
 
 
-def _marks(root: Root, piece: Slice, config: DownloadConfig) -> tuple[str, str]:
-    """Fingerprint of a shard (its rows, what is refused and how pictures are stored; not how fast or from where), and
-    of one that img2dataset made: its rows alone, since its pictures stay as they are under all settings."""
-    rows = root.parquet_metadata(*piece.path).get(KEY)
+def _marks(root: Root, slices: Sequence[Slice], config: DownloadConfig) -> list[tuple[str, str]]:
+    """Of each shard its fingerprint (its rows, what is refused and how pictures are stored; not how fast or from
+    where), and that of one that img2dataset made: its rows alone, since its pictures stay as they are."""
     refused = config.fetch.model_dump(
         include={"robots", "opt_out", "tdm", "max_redirects", "max_bytes", "placeholder_urls"}
     )
     recipe = dataclasses.asdict(config.recipe())
-    place = (SCHEMA_VERSION, rows, piece.shard.number)
-    return fingerprint(*place, recipe, refused, config.verify_hash), fingerprint(*place)
+    rows = [metadata.get(KEY) for metadata in root.parquet_metadatas([piece.path for piece in slices])]
+    places = [(SCHEMA_VERSION, mark, piece.shard.number) for mark, piece in zip(rows, slices, strict=True)]
+    return [(fingerprint(*place, recipe, refused, config.verify_hash), fingerprint(*place)) for place in places]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

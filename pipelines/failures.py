@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from filters.errors import HeadwaterError
-from pipelines.job import say
+from pipelines.job import told
 from pipelines.retry import downloaded, latest_attempts
 from pipelines.store.reasons import REASONS
 from pipelines.store.root import Root
+from pipelines.store.store_errors import answering
 
 # Hosts and error texts that are carried from a shard, and shown of a reason.
 _CARRIED, _SHOWN = 50, 3
@@ -153,16 +153,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sources", default="", help="sources to look at, separated by commas; all if empty")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="default text")
     arguments = parser.parse_args(argv)
-    try:
-        failures = of_root(Root(arguments.root), [name for name in arguments.sources.split(",") if name])
-    except HeadwaterError as error:
-        say(f"headwater failures: {error}")
-        return error.exit_code
-    if arguments.format == "json":
-        print(json.dumps(failures.summary(), indent=2))
-    else:
-        print("\n".join(failures.lines() or [f"none of {failures.rows:,} rows failed"]))
-    return 0
+
+    def work() -> int:
+        with answering(arguments.root):
+            failures = of_root(Root(arguments.root), [name for name in arguments.sources.split(",") if name])
+        if arguments.format == "json":
+            print(json.dumps(failures.summary(), indent=2))
+        else:
+            print("\n".join(failures.lines() or [f"none of {failures.rows:,} rows failed"]))
+        return 0
+
+    return told("failures", work)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def forget(root: Root, source: str) -> None:
 def is_whole(root: Root, source: str) -> bool:
     """Whether the slices of a source are those of one finished ingest."""
     names = root.names("metadata", source, suffix=".parquet")
-    marks = [root.parquet_metadata("metadata", source, name) for name in names]
+    marks = root.parquet_metadatas([("metadata", source, name) for name in names])
     return len({mark.get(KEY) for mark in marks}) == 1 and marks[0].get(SHARDS) == str(len(names))
 
 

@@ -248,7 +248,7 @@ def _folders(source: Source) -> list[tuple[str, ...]]:
 
 
 def _is_done(root: Root, source: Source, names: Sequence[str], mark: str) -> bool:
-    marks = [root.parquet_metadata(*folder, source.name, name) for folder in _folders(source) for name in names]
+    marks = root.parquet_metadatas([(*folder, source.name, name) for folder in _folders(source) for name in names])
     return all(m.get(KEY) == mark for m in marks) and marks[0].get(SHARDS) == str(len(names))
 
 

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 from filters.errors import BudgetExceeded, HeadwaterError
 from pipelines.config import JobConfig, add_flags, load_config, parse_flags, separated
-from pipelines.store.root import Root, store_errors
+from pipelines.store.root import Root
+from pipelines.store.store_errors import answering, store_errors
 
 Config = TypeVar("Config", bound=JobConfig)
 
@@ -142,29 +143,39 @@ def job_main(
     """
     arguments = parse_arguments(job, model, run, argv, bare)
     signal.signal(signal.SIGTERM, _interrupt)
-    try:
+
+    def work() -> int:
         config = load_config(model, arguments.config, parse_flags(arguments, model, bare))
-        if arguments.dry_run:
-            summary = {"job": job, "dry_run": True, **plan(config)}
-        else:
-            # Libraries print too; stdout is kept for the summary.
-            with contextlib.redirect_stdout(sys.stderr):
-                summary = run_recorded(job, config, lambda: run(config)) if recorded else run(config)
+        with answering(config.root):
+            if arguments.dry_run:
+                summary = {"job": job, "dry_run": True, **plan(config)}
+            else:
+                # Libraries print too; stdout is kept for the summary.
+                with contextlib.redirect_stdout(sys.stderr):
+                    summary = run_recorded(job, config, lambda: run(config)) if recorded else run(config)
+        _print(summary)
+        return 0
+
+    return told(job, work)
+
+
+def told(command: str, work: Callable[[], int]) -> int:
+    """The exit code that `work` returns, or that of its error, which is told in one line."""
+    try:
+        return work()
     except HeadwaterError as error:
-        say(f"headwater {job}: {error}")
+        say(f"headwater {command}: {error}")
         if isinstance(error, BudgetExceeded):
             # It is done all the same, and what reads the line wants to know how many failed.
             _print(error.summary)
         return error.exit_code
     except store_errors() as error:
         # A full disk, a missing right, a folder where a file should be: the system's own words say which.
-        say(f"headwater {job}: {error}")
+        say(f"headwater {command}: {error}")
         return 1
     except KeyboardInterrupt:
-        say(f"headwater {job}: interrupted; run the same command again to continue")
+        say(f"headwater {command}: interrupted; run the same command again to continue")
         return 1
-    _print(summary)
-    return 0
 
 
 def parse_arguments(

@@ -19,7 +19,7 @@ from evaluation import report_data as page
 from evaluation.methods import Method
 from evaluation.report import render_report
 from evaluation.report_plots import scatter_png
-from evaluation.results import Result, read_results
+from evaluation.results import Result, parse_results
 from filters.errors import InputError
 from pipelines.config import JobConfig
 from pipelines.evaluate import side_by_side
@@ -82,10 +82,10 @@ def run(config: ReportConfig) -> dict[str, Any]:
     """Write `<root>/report/index.html`, and its plot as `scatter.png`, from catalog, results and ledger."""
     root, account = Root(config.root), Account("report")
     data = collect(root, config)
-    path = render_report(data, root.local("report"))
+    root.write_bytes(render_report(data).encode(), "report", "index.html")
     if data.results and len(data.tasks) > 1:
         root.write_bytes(scatter_png(data.results, data.tasks[1:], data.tasks[0]), "report", "scatter.png")
-    account.extra["report"] = str(path)
+    account.extra["report"] = path = root.address("report", "index.html")
     say(f"report: {path}")
     return account.summary()
 
@@ -141,7 +141,8 @@ def _findings(path: str | None) -> Findings:
 def all_results(root: Root) -> list[Result]:
     """Every result under the root: mixtures first, then single sources."""
     files = root.names("results", suffix=".jsonl")
-    found = [result for name in files for result in read_results(root.local("results", name))]
+    places = [("results", name) for name in files]
+    found = [one for place in places for one in parse_results(root.read_bytes(*place), root.address(*place))]
     kinds = ["input_mix", "filtered", "single"]
     return sorted(found, key=lambda r: (kinds.index(r.kind) if r.kind in kinds else len(kinds), r.run_id))
 

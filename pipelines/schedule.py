@@ -28,6 +28,7 @@ from pipelines.job import job_main, say
 from pipelines.lease import lease
 from pipelines.notify import NotifyConfig, notify
 from pipelines.schedule_page import page
+from pipelines.store.mirror import own_folder
 from pipelines.store.root import Root
 
 FILE, PAGE, LOGS = "schedule.json", "schedule.html", "schedule"
@@ -88,19 +89,20 @@ class ScheduleConfig(JobConfig):
 def run(config: ScheduleConfig) -> dict[str, Any]:
     """Run commands at their times until told to stop (SIGTERM, Ctrl-C); `<root>/schedule.html` says how they went."""
     root = Root(config.root)
-    with lease(root, "schedule"):
+    with lease(root, "schedule") as held:
         scheduler = Scheduler(config, root, _now())
         try:
             scheduler.tick(_now())
             while not config.once or scheduler.is_busy:
                 time.sleep(_TICK)
+                held.check()
                 scheduler.tick(_now(), starts=not config.once)
         except KeyboardInterrupt:
             say("schedule: stopping")
         finally:
             scheduler.stop()
     if scheduler.failed and config.once:
-        raise HeadwaterError(f"{', '.join(scheduler.failed)} failed; {root.path(PAGE)} says how")
+        raise HeadwaterError(f"{', '.join(scheduler.failed)} failed; {root.address(PAGE)} says how")
     return {"job": "schedule", "runs": scheduler.runs, "failed": scheduler.failed}
 
 
@@ -188,7 +190,7 @@ class Scheduler:
             say(f"schedule: {name}: still running, {due.isoformat()} is left out")
 
     def _start(self, name: str, entry: Entry, due: datetime.datetime, now: datetime.datetime) -> None:
-        folder = self.root.local(LOGS)
+        folder = own_folder(self.root, LOGS)
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / f"{name}.out").open("wb") as out, (folder / f"{name}.log").open("wb") as log:
             self.running[name] = subprocess.Popen(
@@ -202,7 +204,7 @@ class Scheduler:
 
     def _ended(self, name: str, now: datetime.datetime, stopped: bool = False) -> None:
         code, entry = self.running.pop(name).returncode, self.config.jobs[name]
-        folder = self.root.local(LOGS)
+        folder = own_folder(self.root, LOGS)
         last = {
             **self.state[name]["running"], "ended": now.isoformat(), "exit_code": code, "stopped": stopped,
             "said": _last_line(folder / f"{name}.log"), "summary": _last_line(folder / f"{name}.out"),

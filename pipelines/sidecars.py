@@ -49,7 +49,7 @@ def run_stage(
     Rows that the signal's table names in its metadata UNUSABLE are counted as unusable, and said.
     """
     account = Account(out.job)
-    todo = [shard for shard in shards if not out.is_done(shard)]
+    todo = out.undone(shards)
     account.shards_skipped = len(shards) - len(todo)
     say(f"{out.job}: {len(todo)} shards to do, {account.shards_skipped} done before")
     for shard, result in map_shards(todo, _SidecarWork(make, out), cpus=cpus, gpus=gpus, local=local, ahead=ahead):
@@ -84,14 +84,24 @@ class Sidecar:
 
     def mark(self, shard: ShardId) -> str:
         """Fingerprint of one sidecar: the stage's settings, the shard and the other sidecars it was made from."""
-        return fingerprint(self.stage, *(self._found(folder, shard) for folder in self.reads))
+        return self._marks([shard])[0]
 
-    def is_done(self, shard: ShardId) -> bool:
-        """Whether the sidecar is there and made from the shard and what lies beside it as they are now."""
-        return self._found(self.folder, shard) == self.mark(shard)
+    def undone(self, shards: Sequence[ShardId]) -> list[ShardId]:
+        """Those whose sidecar is not there, or not made from the shard and what lies beside it as they are now."""
+        there = self._found(self.folder, shards)
+        wanted = zip(shards, there, self._marks(shards), strict=True)
+        return [shard for shard, metadata, mark in wanted if not self.is_made(metadata, mark)]
 
-    def _found(self, folder: Sequence[str], shard: ShardId) -> str | None:
-        return self.root.parquet_metadata(*folder, shard.source, f"{shard.number}.parquet").get(KEY)
+    def is_made(self, metadata: Mapping[str, str], mark: str) -> bool:
+        """Whether a sidecar with this metadata is the one that is to be there."""
+        return metadata.get(KEY) == mark
+
+    def _marks(self, shards: Sequence[ShardId]) -> list[str]:
+        found = zip(*(self._found(folder, shards) for folder in self.reads), strict=True)
+        return [fingerprint(self.stage, *(metadata.get(KEY) for metadata in each)) for each in found]
+
+    def _found(self, folder: Sequence[str], shards: Sequence[ShardId]) -> list[dict[str, str]]:
+        return self.root.parquet_metadatas([(*folder, s.source, f"{s.number}.parquet") for s in shards])
 
     def write(self, shard: ShardId, table: pa.Table, mark: str) -> None:
         """Publish the sidecar of one shard; `mark` is of what was there when `table` was loaded."""

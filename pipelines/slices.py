@@ -46,12 +46,11 @@ def slices_of(root: Root, source: str) -> list[Slice]:
     ingested = [ShardId(source, name.removesuffix(".parquet")) for name in names]
     mark = _check_whole(root, ingested) if ingested else None
     retried = retry_slices(root, source)
-    for retry in retried:
-        if root.parquet_metadata(*retry.path).get(INGEST, "") != (mark or ""):
-            raise InputError(
-                f"{root.url}/retries/{source}: made for another ingest; move them and their shards away, or choose "
-                "another --root"
-            )
+    if any(found.get(INGEST, "") != (mark or "") for found in root.parquet_metadatas([s.path for s in retried])):
+        raise InputError(
+            f"{root.url}/retries/{source}: made for another ingest; move them and their shards away, or choose "
+            "another --root"
+        )
     # Adopted tars are local links; a root elsewhere has no such path here.
     if any(Path(root.path("shards", source, f"{shard.number}.tar")).is_symlink() for shard in ingested):
         raise InputError(
@@ -76,7 +75,9 @@ def retry_slices(root: Root, source: str) -> list[Slice]:
     names = root.names("retries", source, suffix=".parquet")
     slices = [Slice("retries", ShardId(source, name.removesuffix(".parquet"))) for name in names]
     # A broken slice is kept: it fails by itself.
-    return [s for s in slices if f"{root.parquet_metadata(*s.path).get(FIRST, s.shard.number)}.parquet" in names]
+    marks = root.parquet_metadatas([piece.path for piece in slices])
+    firsts = [found.get(FIRST, piece.shard.number) for piece, found in zip(slices, marks, strict=True)]
+    return [piece for piece, first in zip(slices, firsts, strict=True) if f"{first}.parquet" in names]
 
 
 def _check_whole(root: Root, shards: Sequence[ShardId]) -> str | None:
@@ -84,7 +85,7 @@ def _check_whole(root: Root, shards: Sequence[ShardId]) -> str | None:
 
     A broken slice fails by itself.
     """
-    found = [root.parquet_metadata("metadata", s.source, f"{s.number}.parquet") for s in shards]
+    found = root.parquet_metadatas([("metadata", s.source, f"{s.number}.parquet") for s in shards])
     made = {(marks.get(KEY), marks.get(SHARDS)) for marks in found if marks}
     if made and (len(made) > 1 or next(iter(made))[1] != str(len(shards))):
         source = shards[0].source

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from filters.errors import ConfigError, HeadwaterError, InputError
-from pipelines.job import say
+from pipelines.job import say, told
 from pipelines.lock import FILE, locked_cuts
 from pipelines.mixture import MixConfig
 from pipelines.rules import find_rules
@@ -36,6 +36,7 @@ from pipelines.store import catalog
 from pipelines.store.presets import PRESETS, literal
 from pipelines.store.root import Root
 from pipelines.store.stages import STAGES, stage_of
+from pipelines.store.store_errors import answering
 
 _MAX_CELL = 60
 _READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
@@ -257,9 +258,13 @@ def main(command: str, argv: Sequence[str] | None = None) -> int:
     if getattr(arguments, "format", None) == "parquet" and sys.stdout.isatty():
         say(f"headwater {command}: parquet is not for a terminal; send it to a file: ... --format parquet > FILE")
         return ConfigError.exit_code
+    return told(command, lambda: _answer(command, arguments))
+
+
+def _answer(command: str, arguments: argparse.Namespace) -> int:
+    root = Root(arguments.root)
     try:
-        root = Root(arguments.root)
-        with catalog.connect(root) as con:
+        with answering(root.url), catalog.connect(root) as con:
             if command == "explain":
                 found = explain(con, arguments.uid, _locks(root))
                 print(json.dumps(found, indent=2, default=str, ensure_ascii=False))
@@ -270,9 +275,6 @@ def main(command: str, argv: Sequence[str] | None = None) -> int:
             else:
                 show(mix_diff(con, arguments.old, arguments.new), arguments.format)
         sys.stdout.flush()
-    except HeadwaterError as error:
-        say(f"headwater {command}: {error}")
-        return error.exit_code
     except BrokenPipeError:
         # `headwater sql ... | head` has read enough; the interpreter must not try to write the rest at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

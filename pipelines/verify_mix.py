@@ -23,12 +23,13 @@ from pipelines import lock as locks
 from pipelines import manifest
 from pipelines.config import load_config
 from pipelines.draw import build_mix, draw, survey
-from pipelines.job import say
+from pipelines.job import say, told
 from pipelines.mixture import MixConfig
 from pipelines.rules import find_rules
 from pipelines.store import catalog, removals
 from pipelines.store.fingerprint import KEY
 from pipelines.store.root import Root
+from pipelines.store.store_errors import answering
 
 _LOCKED = ("config", "digest", "samples", "sources", "catalog", "versions")
 
@@ -147,14 +148,17 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--verify", metavar="NAME", required=True, help="name of the mixture")
     parser.add_argument("--config", metavar="FILE", help="YAML that the mixture must have been made from")
     arguments = parser.parse_args(argv)
-    try:
-        found = verify(Root(arguments.root), arguments.verify, arguments.config)
-    except (HeadwaterError, OSError) as error:
-        say(f"headwater mix: {error}")
-        return error.exit_code if isinstance(error, HeadwaterError) else 1
-    if found["problems"]:
-        say(f"headwater mix: {arguments.verify} is not proved: {'; '.join(found['problems'])}")
-    else:
-        say(f"mix: {arguments.verify} is proved: {found['samples']} samples follow from catalog and configuration")
-    print(json.dumps({"job": "verify", **found}, sort_keys=True), flush=True)
-    return 0 if found["verified"] else 1
+
+    def work() -> int:
+        with answering(arguments.root):
+            found = verify(Root(arguments.root), arguments.verify, arguments.config)
+        if found["problems"]:
+            say(f"headwater mix: {arguments.verify} is not proved: {'; '.join(found['problems'])}")
+        else:
+            say(
+                f"mix: {arguments.verify} is proved: {found['samples']} samples follow from catalog and configuration"
+            )
+        print(json.dumps({"job": "verify", **found}, sort_keys=True), flush=True)
+        return 0 if found["verified"] else 1
+
+    return told("mix", work)

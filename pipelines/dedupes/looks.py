@@ -5,7 +5,7 @@ looks/<version>/<source>/00000.parquet, made by `run_stage` as any sidecar is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,7 @@ def make_looks(root: Root, shards: Sequence[ShardId], *, cpus: float, local: boo
     All other shards are done before it is raised, so that they are not done again.
     """
     out = sidecar(root)
-    local = local or sum(not out.is_done(shard) for shard in shards) <= _FEW
+    local = local or len(out.undone(shards)) <= _FEW
     account = run_stage(shards, _make, out, cpus=cpus, local=local)
     if account.shards_failed:
         first = next(iter(account.shards_failed.items()))
@@ -75,9 +75,8 @@ def forget(root: Root, shards: Iterable[ShardId]) -> None:
 class _Looks(Sidecar):
     """Looks with damaged pictures are never done: a tar that was mended may have the parquet that it had."""
 
-    def is_done(self, shard: ShardId) -> bool:
-        found = self.root.parquet_metadata(*self.folder, shard.source, f"{shard.number}.parquet")
-        return super().is_done(shard) and _DAMAGED not in found
+    def is_made(self, metadata: Mapping[str, str], mark: str) -> bool:
+        return super().is_made(metadata, mark) and _DAMAGED not in metadata
 
 
 def sidecar(root: Root) -> Sidecar:

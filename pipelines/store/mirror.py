@@ -4,6 +4,7 @@ elsewhere are kept in a cache folder of this machine.
     <cache>/<root>/catalog-<version>.duckdb    versions of the store's catalog.duckdb
     <cache>/<root>/catalog/<name>.duckdb       its segments, lists and mixtures, which never change
     <cache>/<root>/inputs/<version>/           a folder of the store's, such as the evaluation sets
+    <cache>/<root>/schedule/, .curate.lock     what this machine alone needs: see `own_folder`
 
 <cache> is $HEADWATER_CACHE, or headwater/ in $XDG_CACHE_HOME or ~/.cache. A writer uploads the new files first and
 catalog.duckdb last, in one PUT, so that a reader finds the catalog of before or the new one, whole either way.
@@ -123,7 +124,7 @@ class Mirror(Shelf):
         if named is None:
             return
         for name, (_, written) in self._root.files(FOLDER).items():
-            if 0 < written < time.time() - keep and name.removesuffix(".duckdb") not in named:
+            if (not keep or 0 < written < time.time() - keep) and name.removesuffix(".duckdb") not in named:
                 self._root.remove(FOLDER, name)
 
     def _fetch(self, *parts: str) -> Path:
@@ -171,6 +172,11 @@ def inputs(root: Root, folder: str, *parts: str) -> Path:
         except OSError:  # another process has made it meanwhile
             shutil.rmtree(temporary)
     return place.joinpath(*parts)
+
+
+def own_folder(root: Root, *parts: str) -> Path:
+    """Where locks and logs of this machine lie: in a local root itself, else in the root's cache."""
+    return root.local(*parts) if root.is_local else cache_of(root).joinpath(*parts)
 
 
 def cache_of(root: Root) -> Path:

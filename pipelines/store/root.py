@@ -25,22 +25,24 @@ file that exists is complete.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import datetime
 import hashlib
 import io
 import json
 import os
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.utils import merge_offset_ranges
 
 from filters.errors import ConfigError, InputError, ShardError
 from filters.published import published
@@ -48,6 +50,9 @@ from filters.published import published
 # S3's answers to a PUT whose condition does not hold.
 _REFUSALS = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"})
 _ONE_PUT = 5 * 2**30  # bytes
+_GAP, _BLOCK = 2**16, 2**24  # bytes between two ranges that are read together, and at once
+_FOOTER = 2**15  # bytes that hold a parquet file's footer, mostly
+_AT_ONCE = 512  # of them
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -68,6 +73,7 @@ class Root:
         self.url = url
         self._fs, self._base = filesystem(url, "root")
         self.is_local = isinstance(self._fs, fsspec.implementations.local.LocalFileSystem)
+        self.is_s3 = "s3" in self._fs.protocol
 
     def __reduce__(self) -> tuple[type[Root], tuple[str]]:
         return Root, (self.url,)
@@ -100,11 +106,19 @@ class Root:
 
     def names(self, *parts: str, suffix: str = "") -> list[str]:
         """Sorted names in a folder that end in `suffix`; empty where there is no such folder."""
-        folder = self.path(*parts)
-        if not self._fs.isdir(folder):
-            return []
-        found = (str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in self._fs.ls(folder, detail=False))
+        found = self._listing(parts, detail=False)
         return sorted(name for name in found if name.endswith(suffix) and not name.startswith("."))
+
+    def _listing(self, parts: tuple[str, ...], *, detail: bool) -> dict[str, Any]:
+        """What lies in a folder, by name: its paths, or its infos; empty where there is no such folder."""
+        folder = self.path(*parts).rstrip("/")
+        try:
+            found = self._fs.ls(folder, detail=detail)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        paths = {str(info["name"] if detail else info).rstrip("/"): info for info in found}
+        # Of a file the answer is the file itself.
+        return {path.rsplit("/", 1)[-1]: info for path, info in paths.items() if path != folder}
 
     def shards(self, *stage: str) -> list[ShardId]:
         """All shards that a stage has published, in order of source and number."""
@@ -153,12 +167,26 @@ class Root:
 
     def parquet_metadata(self, *parts: str) -> dict[str, str]:
         """Key-value metadata of a parquet file; empty where the file is missing or broken."""
-        try:
-            with self._parquet(self.path(*parts)) as file:
-                found = pq.read_schema(file).metadata or {}
-        except (OSError, pa.ArrowException):
-            return {}
-        return {key.decode(): value.decode() for key, value in found.items() if not key.startswith(b"ARROW:")}
+        return self.parquet_metadatas([parts])[0]
+
+    def parquet_metadatas(self, places: Sequence[tuple[str, ...]]) -> list[dict[str, str]]:
+        """`parquet_metadata` of many files: S3 is asked for hundreds of them at a time."""
+        paths = [self.path(*parts) for parts in places]
+        if not self.is_s3:
+            return [_metadata(partial(self._parquet, path)) for path in paths]
+        found = []
+        for begin in range(0, len(paths), _AT_ONCE):
+            some = paths[begin : begin + _AT_ONCE]
+            ends = self._fs.cat_ranges(some, [-_FOOTER] * len(some), [None] * len(some))
+            found += [_metadata(partial(self._end, path, end)) for path, end in zip(some, ends, strict=True)]
+        return found
+
+    def _end(self, path: str, end: bytes | Exception) -> pa.BufferReader:
+        """A parquet file from its footer on, of which the last bytes, or what came in place of them, are given."""
+        if isinstance(end, Exception):
+            raise end
+        size = int.from_bytes(end[-8:-4], "little") + 8
+        return pa.BufferReader(end if size <= len(end) else self._fs.cat_file(path, start=-size))
 
     def stat(self, *parts: str) -> tuple[int, str, int]:
         """Size, time of the last change and inode (0 elsewhere than in a local folder) of a file that is there."""
@@ -167,10 +195,7 @@ class Root:
     def stats(self, *parts: str, suffix: str) -> dict[str, tuple[int, str, int]]:
         """`stat` of the files in a folder that end in `suffix`, by name: one listing, not a request to a store for
         each file."""
-        folder = self.path(*parts)
-        if not self._fs.isdir(folder):
-            return {}
-        found = {str(info["name"]).rsplit("/", 1)[-1]: info for info in self._fs.ls(folder, detail=True)}
+        found = self._listing(parts, detail=True)
         return {name: _stat(found[name]) for name in sorted(found) if name.endswith(suffix) and name[0] != "."}
 
     def version(self, *parts: str) -> str:
@@ -255,7 +280,7 @@ class Root:
         whether it was. A store that does not know conditions takes it in any case.
         """
         path = self.path(*parts)
-        if "s3" not in self._fs.protocol:
+        if not self.is_s3:
             self._fs.pipe_file(path, data)
             return True
         condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
@@ -307,12 +332,38 @@ class Root:
 
     def _read_ranges(self, path: str, ranges: list[tuple[int, int]]) -> list[bytes]:
         if not self.is_local:
-            return [bytes(self._fs.cat_file(path, start=o, end=o + n)) for o, n in ranges]
+            return self._read_merged(path, ranges)
         handle = os.open(path, os.O_RDONLY)
         try:
             return [os.pread(handle, size, offset) for offset, size in ranges]
         finally:
             os.close(handle)
+
+    def _read_merged(self, path: str, ranges: list[tuple[int, int]]) -> list[bytes]:
+        """The same from a store, where a request takes longer than some bytes more: several ranges in each, and
+        several requests at once."""
+        wanted = sorted({(offset, offset + size) for offset, size in ranges})
+        starts, ends = [start for start, _ in wanted], [end for _, end in wanted]
+        _, firsts, lasts = merge_offset_ranges([path] * len(wanted), starts, ends, _GAP, _BLOCK)
+        blocks = self._fs.cat_ranges([path] * len(firsts), firsts, lasts)
+        for block in blocks:
+            if isinstance(block, Exception):
+                raise block
+        places = [bisect.bisect_right(firsts, offset) - 1 for offset, _ in ranges]
+        inside = [offset - firsts[place] for place, (offset, _) in zip(places, ranges, strict=True)]
+        return [
+            bytes(blocks[place][start : start + size])
+            for place, start, (_, size) in zip(places, inside, ranges, strict=True)
+        ]
+
+
+def _metadata(opened: Callable[[], Any]) -> dict[str, str]:
+    try:
+        with opened() as file:
+            found = pq.read_schema(file).metadata or {}
+    except (OSError, pa.ArrowException):
+        return {}
+    return {key.decode(): value.decode() for key, value in found.items() if not key.startswith(b"ARROW:")}
 
 
 def _stat(info: Mapping[str, Any]) -> tuple[int, str, int]:
@@ -330,12 +381,6 @@ def _written(info: Mapping[str, Any]) -> float:
     if not isinstance(found, datetime.datetime):
         return 0.0
     return (found if found.tzinfo else found.replace(tzinfo=datetime.UTC)).timestamp()
-
-
-def store_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
-    """OSError, what a store's library raises besides (botocore's of credentials and connections), and `others`."""
-    botocore: Any = sys.modules.get("botocore.exceptions")
-    return (OSError, *others, *((botocore.BotoCoreError,) if botocore else ()))
 
 
 def _code(error: OSError) -> str | None:

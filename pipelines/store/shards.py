@@ -87,10 +87,14 @@ def fail(row: dict[str, Any], reason: str, message: str | None = None) -> None:
     row.update(reason=reason, error_message=message or REASONS[reason][1])
 
 
-def is_written(root: Root, shard: ShardId, marks: Sequence[str]) -> bool:
-    """Whether the shard is there, whole, and made with the settings behind one of `marks`."""
-    metadata = root.parquet_metadata("shards", shard.source, f"{shard.number}.parquet")
-    return metadata.get(KEY) in marks and root.exists("shards", shard.source, f"{shard.number}.tar")
+def written(root: Root, shards: Sequence[ShardId]) -> list[str | None]:
+    """The fingerprint of each shard; None where it is not there whole, or has none."""
+    found = root.parquet_metadatas([("shards", s.source, f"{s.number}.parquet") for s in shards])
+    tars = {source: set(root.names("shards", source, suffix=".tar")) for source in {s.source for s in shards}}
+    return [
+        metadata.get(KEY) if f"{s.number}.tar" in tars[s.source] else None
+        for s, metadata in zip(shards, found, strict=True)
+    ]
 
 
 def leftovers(root: Root, source: str, keep: set[str]) -> list[str]:

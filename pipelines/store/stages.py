@@ -63,11 +63,9 @@ class Sidecars:
 
     def marks(self, root: Root) -> list[tuple[str, ...]]:
         """What tells whether anything in it has changed: each file with its fingerprint, and the columns."""
-        folder = (self.stage.folder, self.made_with or "")
-        files = [
-            (*folder, str(s), root.parquet_metadata(*folder, s.source, f"{s.number}.parquet").get(KEY, ""))
-            for s in self.shards(root)
-        ]
+        folder, shards = (self.stage.folder, self.made_with or ""), self.shards(root)
+        found = root.parquet_metadatas([(*folder, s.source, f"{s.number}.parquet") for s in shards])
+        files = [(*folder, str(s), metadata.get(KEY, "")) for s, metadata in zip(shards, found, strict=True)]
         return [*files, (*folder, *(column.name for _, column in self.columns))]
 
     def columns_in(self, names: Sequence[str]) -> tuple[tuple[str, Column], ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,7 +106,7 @@ def test_a_line_by_hand() -> None:
         map_line("x", maps, targets[:1])
 
 
-def test_the_report_shows_pairs_and_tests(tmp_path: Path) -> None:
+def test_the_report_shows_pairs_and_tests() -> None:
     targets = box_masks([[(1, 1, 4, 4)]] * 3, (8, 8))
     maps = random_maps(3, (2, 2), (8, 8), 0)
     png = examples_png([np.full((8, 8, 3), 200, np.uint8)] * 3, [(["a"] * 3, [(1, 1, 4, 4)] * 3, maps.numpy())])
@@ -117,8 +116,8 @@ def test_the_report_shows_pairs_and_tests(tmp_path: Path) -> None:
         map_tests=[MapTest("Things", "A note.", [map_line("theirs", maps, targets, first=maps)])],
         map_examples=Picture(png, "Some of them."),
     )  # fmt: skip
-    page = render_report(data, tmp_path).read_text("utf-8")
+    page = render_report(data)
     for text in ('href="#attribution"', "a &lt;red&gt; kite; cosine 0.31", "By lot.", "A note.", "theirs", "Some of"):
         assert text in page
     assert page.count("data:image/webp") == 2
-    assert 'id="attribution"' not in render_report(replace(data, attributions=[], map_tests=[]), tmp_path).read_text()
+    assert 'id="attribution"' not in render_report(replace(data, attributions=[], map_tests=[]))

@@ -49,10 +49,16 @@ def s3_server(folder: Path) -> Iterator[Server]:
             }.items():  # fmt: skip
                 patch.setenv(name, value)
             fsspec.filesystem("s3", skip_instance_cache=True).mkdir(BUCKET)
+            forget_servers()
             yield Server(url, log)
     finally:
         process.terminate()
         process.wait()
+
+
+def forget_servers() -> None:
+    """Let the next root in a bucket look for its server and credentials anew."""
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:

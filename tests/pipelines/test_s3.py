@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from filters.errors import ShardError
 from pipelines import build_mix, dedupe, download, index, ingest, materialize, verify_mix
 from pipelines.store import publish
 from pipelines.store.catalog import connect
@@ -189,3 +190,15 @@ def test_a_mixture_is_written_out_as_from_a_local_root(roots: tuple[Root, Root])
         materialize.run(materialize.MaterializeConfig(root=root.url, local=True, mixture="m"))
     local, elsewhere = (root.read_bytes("mixes", "m", "tars", "m-00000000.tar") for root in roots)
     assert local == elsewhere
+
+
+def test_pictures_that_lie_together_come_in_one_request(server: Server) -> None:
+    root = Root(f"s3://{BUCKET}/ranges")
+    data = bytes(range(256)) * 2000
+    root.write_bytes(data, "x", "a.tar")
+    ranges = [(500, 7), (0, 512), (500, 7), (300_000, 100), (511_990, 10), (1000, 0)]
+    before = server.requests("GET", r"a\.tar")
+    assert root.read_ranges(ranges, "x", "a.tar") == [data[start : start + size] for start, size in ranges]
+    assert server.requests("GET", r"a\.tar") == before + 3
+    with pytest.raises(ShardError, match="cut short"):
+        root.read_ranges([(511_995, 10)], "x", "a.tar")
