@@ -1,4 +1,7 @@
-"""A corpus of 48 pairs in two sources, and the commands of its whole chain, from metadata to a study."""
+"""A corpus of three sources of 24 pairs, and the commands of its whole chain, from metadata to a study.
+
+Then comes a curation, which takes the third source through all of it.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ class Corpus:
         self.model.mkdir()
         (self.model / "open_clip_config.json").write_text(json.dumps(TINY))
         save_model(new_model(self.model, seed=0), TINY, self.model)
-        for number, source in enumerate(("a", "b")):
+        for number, source in enumerate(("a", "b", "c")):
             lines = [
                 f"http://pictures.test/{100 * number + i}.png\ta {WORDS[i % 6]} number {i}\n" for i in range(EACH)
             ]
@@ -58,6 +61,7 @@ class Corpus:
             "train": ({"mixtures": ["even"], "train": train}, True),
             "evaluate": ({"reference": "val", "ways": 2}, True),
             "study": (self._study(), True),
+            "curate": (self._curate(fetch), True),
         }
         for name, (fields, _) in tables.items():
             (folder / f"{name}.json").write_text(json.dumps(fields))
@@ -78,6 +82,12 @@ class Corpus:
             "reference": "val", "ways": 2, "sources": ["a", "b"], "sizes": [0.5, 1.0], "seeds": [0],
             "mixtures": [{"sources": ["a", "b"], "ratios": [0.25]}], "ensembles": [{"name": "all", "size": 0.5}],
             "train": train,
+        }  # fmt: skip
+
+    def _curate(self, fetch: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "ingest": [self._ingest("c")], "download": {"cpus": 0.5, "fetch": fetch}, "retry": None,
+            "score": {"model": str(self.model), "tasks": "eval"}, "dedupe": {"tasks": "eval"}, "lease": 5.0,
         }  # fmt: skip
 
     def begin(self, folder: Path) -> None:

@@ -88,7 +88,8 @@ class Chaos:
     def run(self, trial: Trial) -> Outcome:
         """Draw moments until the fault strikes a command at work; what is lost after the command was run again."""
         began, rng = time.monotonic(), random.Random(trial.seed)
-        guard = self._one_download if trial.stage.name == "download" else contextlib.nullcontext()
+        fetches = trial.stage.name in ("download", "curate")
+        guard = self._one_download if fetches else contextlib.nullcontext()
         for draw in range(DRAWS):
             mark = f"{self.folder.name}-{trial.seed}-{draw}"
             home = self.folder / mark
@@ -210,13 +211,13 @@ def faketime() -> str:
 
 
 def planned(stages: Sequence[Stage], count: int, seed: int = 0) -> list[Trial]:
-    """`count` trials: the faults as evenly as may be, each on training, the study and other stages in turn."""
+    """`count` trials: the faults as evenly as may be, each on training, the study, curation, others in turn."""
     trials: list[Trial] = []
     kinds = [fault for fault in (*faults.HERE, *faults.ON_RAY) if fault != "clock" or faketime()]
     for number in range(count):
         fault, turn = kinds[number % len(kinds)], number // len(kinds)
         able = [stage for stage in stages if stage.on_ray or fault in faults.HERE]
-        first = [stage for stage in able if stage.name in ("train", "study")]
+        first = [stage for stage in able if stage.name in ("train", "study", "curate")]
         others = [stage for stage in able if stage not in first]
         shift = kinds.index(fault) * 2 % len(others) if others else 0
         order = [*first, *others[shift:], *others[:shift]]

@@ -85,9 +85,8 @@ def stop(folder: str) -> None:
 class Cluster:
     """`ray up`, `ray submit` and `ray down` with the shipped file, here; `folder` has a short path, for sockets."""
 
-    def __init__(self, folder: Path, workers: int = 0) -> None:
-        """`workers` nodes beside the head, each with one CPU and what it says is a GPU."""
-        self.folder, self.home, self.workers = folder, folder / "home", workers
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.home = folder, folder / "home"
         self.ports = _free_ports(8)
         self.address = f"127.0.0.1:{self.ports[0]}"
         self.file = folder / "cluster.yaml"
@@ -115,10 +114,12 @@ class Cluster:
         _script(node / "ssh", f'#!/bin/sh\nexec {shutil.which("ssh")} -F /dev/null {proxy} "$@"\n')
         (self.folder / "token").write_text("b" * 64)
         (self.folder / "token").chmod(0o600)
-        self.file.write_text(yaml.safe_dump(self.config()))
 
-    def config(self) -> dict[str, Any]:
-        """The shipped file with this machine for all nodes, on ports of its own and without installing."""
+    def config(self, workers: int) -> dict[str, Any]:
+        """The shipped file with this machine for all nodes, on ports of its own and without installing.
+
+        Each of the `workers` has one CPU and what it says is a GPU.
+        """
         config: dict[str, Any] = yaml.safe_load(SHIPPED.read_text())
         ports = zip(_PORTS, self.ports, strict=True)
         head = (
@@ -134,11 +135,11 @@ class Cluster:
         return {
             **config,
             "cluster_name": f"test-{self.folder.name}",
-            "max_workers": self.workers,
+            "max_workers": workers,
             "provider": {
                 "type": "local",
                 "head_ip": "127.0.0.1",
-                "worker_ips": [f"127.0.0.{2 + number}" for number in range(self.workers)],
+                "worker_ips": [f"127.0.0.{2 + number}" for number in range(workers)],
             },
             "auth": {
                 "ssh_user": getpass.getuser(),
@@ -178,8 +179,9 @@ class Cluster:
             text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
-    def up(self) -> None:
+    def up(self, workers: int = 0) -> None:
         """Twice, if need be: Ray gives a node 30 seconds to start, too few on a machine that does much else."""
+        self.file.write_text(yaml.safe_dump(self.config(workers)))
         for _ in range(2):
             done = self.ray("up", "--yes", str(self.file))
             if done.returncode == 0:

@@ -38,6 +38,33 @@ def cluster() -> Iterator[launcher.Cluster]:
         shutil.rmtree(folder)
 
 
+@pytest.mark.slow
+def test_a_second_node_joins_and_takes_what_needs_a_gpu(cluster: launcher.Cluster, tmp_path: Path) -> None:
+    """The second node says that it has a GPU; scores are computed on its CPU."""
+    root = Root(str(tmp_path / "data"))
+    dump = str(cc12m_dump(tmp_path, ROWS))
+    assert (
+        main(["ingest", "--root", root.url, "--source", "cc12m", "--metadata", dump, "--samples-per-shard", "1"]) == 0
+    )
+    cluster.up(workers=1)
+    until = time.monotonic() + 120
+    while "/1.0 GPU" not in (status := cluster.ray("exec", str(cluster.file), "ray status").stdout):
+        assert time.monotonic() < until, status
+        time.sleep(2)
+    with picture_server() as server:
+        fetch = {"fetch": {"resolve": server.resolve, "limit": {"rate": None}}}
+        config = write(tmp_path / "download.yaml", fetch)
+        done = cluster.submit("download", "--root", root.url, "--config", config)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert last_line(done.stdout)["counts"] == {"success": ROWS}
+    scorer = str(launcher.REPOSITORY / "demo" / "scorer")
+    done = cluster.submit("score", "--root", root.url, "--model", scorer, "--gpus", "1")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert last_line(done.stdout)["counts"] == {"done": ROWS}
+    assert cluster.down().returncode == 0
+    assert nothing_left(cluster.folder)
+
+
 def write(path: Path, values: dict[str, Any]) -> str:
     path.write_text(yaml.safe_dump(values))
     return str(path)

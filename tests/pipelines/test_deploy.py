@@ -29,14 +29,18 @@ def test_cluster_files_are_what_ray_reads(name: str) -> None:
     config = prepare_config(read(name))
     validate_config(config)
     starts = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
-    assert all("--disable-usage-stats" in line for line in starts if line.startswith("ray start"))
+    assert all("--disable-usage-stats" in line for line in starts if "ray start" in line)
     assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][-1]
 
 
 def test_cluster_files_differ_in_machines_alone() -> None:
     ours = ("file_mounts", "rsync_exclude", "setup_commands", "head_start_ray_commands", "worker_start_ray_commands")
     aws, *others = ({key: read(name)[key] for key in ours} for name in LAUNCHED)
-    assert all(other == aws for other in others)
+    for other in others:
+        # With Ray's local provider alone the second autoscaler miscounts.
+        starts = other["head_start_ray_commands"]
+        starts[-1] = starts[-1].removeprefix("RAY_enable_autoscaler_v2=0 ")
+        assert other == aws
 
 
 def test_login_shells_of_nodes_know_what_ray_needs() -> None:
