@@ -47,8 +47,10 @@ class Corpus:
             (folder / source).mkdir()
             (folder / source / "cc12m.tsv").write_text("".join(lines))
         train = {"model": str(self.model), "samples_seen": 160, "batch": 8, "log_every": 1, "save_every": 32}
+        # A request that timed out is final. On a busy machine, with a library before each look at the clock, some
+        # took more than four seconds.
         fetch = {
-            "resolve": resolve, "backoff": 0.3, "retries": 4, "stall": 4.0, "deadline": 60.0, "concurrency": 4,
+            "resolve": resolve, "backoff": 0.3, "retries": 4, "stall": 30.0, "deadline": 90.0, "concurrency": 4,
             "limit": {"concurrency": 1000, "rate": None},
         }  # fmt: skip
         tables: dict[str, tuple[dict[str, Any], bool]] = {
