@@ -41,4 +41,4 @@ def ray_session() -> Iterator[None]:
 
     start_ray()
     yield
-    stop_ray()
+    stop_ray(patience=3.0)

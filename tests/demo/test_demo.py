@@ -54,9 +54,10 @@ def findings(root: Path) -> list[Check]:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A small demo that ran to its report."""
+    """A small demo that ran to its report: the data's jobs on Ray, those of the models, for time's sake, here."""
     root = tmp_path_factory.mktemp("demo") / "root"
-    run(DemoConfig(root=str(root), **SMALL))
+    run(DemoConfig(root=str(root), until="mix", **SMALL))
+    run(DemoConfig(root=str(root), local=True, **SMALL))
     yield root
     web.stop(root)
 

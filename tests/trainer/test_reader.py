@@ -197,7 +197,9 @@ def test_batches_from_a_server_are_those_from_the_disk(
         for _ in range(2):
             expected, batch = next(local), next(loader)
             assert np.array_equal(batch.images, expected.images)
-    assert len(log) % 2 == 0
+    # Of a worker's window that was under way at the end only the first may have been asked for.
+    assert abs(log.count("/a/00000.tar") - log.count("/b/00000.tar")) <= workers
+    assert set(log) == {"/a/00000.tar", "/b/00000.tar"}
     assert len(log) == 4 if not workers else len(log) >= 4
 
 
