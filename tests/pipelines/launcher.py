@@ -5,6 +5,7 @@ ssh starts `sshd -i` itself instead of connecting, so nothing listens; keys, HOM
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import shutil
@@ -76,10 +77,12 @@ def stop(folder: str) -> None:
     """End the Ray that keeps its files in `folder`/ray."""
     left = processes(folder, "/ray/session")
     for process in left:
-        process.terminate()
+        with contextlib.suppress(psutil.NoSuchProcess):  # one ends with another
+            process.terminate()
     _, alive = psutil.wait_procs(left, timeout=10)
     for process in alive:
-        process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 class Cluster:

@@ -61,7 +61,8 @@ def test_a_second_node_joins_and_takes_what_needs_a_gpu(cluster: launcher.Cluste
     done = cluster.submit("score", "--root", root.url, "--model", scorer, "--gpus", "1")
     assert done.returncode == 0, done.stdout[-3000:]
     assert last_line(done.stdout)["counts"] == {"done": ROWS}
-    assert cluster.down().returncode == 0
+    down = cluster.down()
+    assert down.returncode == 0, down.stdout[-3000:]
     assert nothing_left(cluster.folder)
 
 
