@@ -21,7 +21,7 @@ from pipelines.web.config import FetchConfig, HostLimit
 from tests.pipelines.chain import picture, picture_server
 from tests.pipelines.test_download import prepare, rows_of
 
-ROWS, PER_SHARD, KILLS, SEED = 360, 12, 20, 7
+ROWS, PER_SHARD, KILLS, SEED = 240, 12, 12, 7
 # Answers that are the same at every request, so that what is fetched twice is the same both times.
 FAULTS: dict[str, list[tuple[int, dict[str, str], bytes]]] = {
     "/3.png": [(404, {}, b"")],
