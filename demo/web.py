@@ -34,6 +34,7 @@ from demo.dumps import write_dumps
 from demo.plan import make_plan, to_records, write_ground_truth
 from demo.web_server import CONTROL_HOST, Site, make_app, make_routes
 from filters.errors import HeadwaterError, InputError
+from filters.published import published
 
 START_SECONDS, STOP_SECONDS, IDLE_SECONDS = 180, 15, 900
 _MARK = "plan.json"
@@ -205,9 +206,8 @@ def _has_ended(root: Path, pid: int) -> bool:
 
 
 def _publish(path: Path, content: dict[str, int]) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside.write_text(json.dumps(content) + "\n")
-    beside.replace(path)
+    with published(path) as writing:
+        writing.write_text(json.dumps(content) + "\n")
 
 
 def plan_digest(plan: pa.Table) -> str:

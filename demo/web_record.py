@@ -7,13 +7,14 @@ captions, dumps and server.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from filters.published import published
 
 # Which emoji style each source draws in: six sources, six hands.
 STYLE_OF: dict[str, str] = {
@@ -107,8 +108,6 @@ def to_records(plan: pa.Table) -> list[Record]:
 
 
 def write_ground_truth(plan: pa.Table, path: Path) -> None:
-    """Write the plan as parquet under a temporary name and rename it, so that a file that exists is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    pq.write_table(plan, beside)
-    beside.replace(path)
+    """Write the plan as parquet, whole or not at all."""
+    with published(path) as writing:
+        pq.write_table(plan, writing)

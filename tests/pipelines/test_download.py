@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from filters import published
 from filters.errors import BudgetExceeded, InputError, ShardError
 from filters.pixels import decode, pixel_hash
 from filters.stored import Recipe, Stored, store
@@ -240,33 +238,6 @@ def test_a_kill_between_tar_and_parquet_leaves_no_false_offsets(
 
 def killed(*_: object) -> None:
     raise OSError("killed here")
-
-
-def test_a_temporary_file_of_a_killed_writer_goes_with_the_next_write(tmp_path: Path) -> None:
-    root = Root(str(tmp_path))
-    (tmp_path / ".writing").mkdir()
-    (tmp_path / ".writing" / "a.tar.0123").write_bytes(b"half")
-    (tmp_path / ".writing" / "b.tar.0123").write_bytes(b"another's")
-    root.write_bytes(b"whole", "a.tar")
-    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["a.tar", "b.tar.0123"]
-
-
-def test_a_temporary_file_goes_only_when_its_writer_is_dead(tmp_path: Path) -> None:
-    """Of two writers of one file neither takes the other's away, on this machine or another."""
-    root, folder = Root(str(tmp_path)), tmp_path / ".writing"
-    with subprocess.Popen(["true"]) as dead:
-        pass
-    here = hashlib.sha256(published.host().encode()).hexdigest()[:16]
-    kept = [f"a.tar.{here}.{os.getppid()}.1", "a.tar.elsewhere.7.2"]
-    with root.writing("a.tar") as first:
-        for name in [*kept, f"a.tar.{here}.{dead.pid}.3", "a.tar.elsewhere.7.4"]:
-            (folder / name).write_bytes(b"half")
-        os.utime(folder / "a.tar.elsewhere.7.4", (0, 0))
-        root.write_bytes(b"second", "a.tar")
-        assert {path.name for path in folder.iterdir()} >= set(kept)
-        first.write(b"first")
-    assert root.read_bytes("a.tar") == b"first"
-    assert sorted(path.name for path in folder.iterdir()) == sorted(kept)
 
 
 def test_a_tar_cut_short_is_named(tmp_path: Path) -> None:
