@@ -47,7 +47,7 @@ def family(mark: str) -> list[psutil.Process]:
 
 
 def is_called(process: psutil.Process, word: str) -> bool:
-    """Whether a process's name or program has `word` in it; a raylet shows only in the second."""
+    """Whether a process's name or program has `word` in it."""
     with contextlib.suppress(psutil.Error):
         return any(word in text for text in (process.name(), *process.cmdline()[:1]))
     return False
