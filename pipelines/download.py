@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Coroutine, Iterable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import pyarrow.compute as pc
@@ -106,9 +106,7 @@ class DownloadConfig(JobConfig):
 def run(config: DownloadConfig) -> dict[str, Any]:
     """Download every ingested row into shards; shards that are there already are left alone."""
     root, account, failures = Root(config.root), Account("download"), Failures()
-    slices = _retries(root, config) if config.retry else _slices(root, config)
-    todo = _todo(root, slices, config)
-    account.shards_skipped = len(slices) - len(todo)
+    todo, account.shards_skipped = _due(root, config)
     say(f"download: {len(todo)} shards to do, {account.shards_skipped} done before")
     _self_test(root, todo, config)
     taken, received = _download(root, config, todo, account, failures) if todo else (0, 0)
@@ -152,27 +150,48 @@ def plan(config: DownloadConfig) -> dict[str, Any]:
     """Which shards a download would make, or how many rows of each source a retry would try again."""
     root = Root(config.root)
     if not config.retry:
-        return {"shards": [str(piece) for piece in _todo(root, _slices(root, config), config)]}
+        return {"shards": [str(piece) for piece in _due(root, config)[0]]}
     sources = _retried_sources(root, config)
+    found = [_look(root, slices_of(root, source), config) for source in sources]
     return {
-        "shards": [str(piece) for source in sources for piece in _unfinished(root, source, config)],
+        "shards": [str(piece) for places in found for piece in _unfinished(places)],
         "rows": {s: sum(rows.num_rows for rows in failed_rows(root, s, config.policy())) for s in sources},
     }
 
 
-def _slices(root: Root, config: DownloadConfig) -> list[Slice]:
-    slices = all_slices(root, config.sources)
+class _Place(NamedTuple):
+    """A slice, the fingerprint of the shard at its place (None where there is none), whether that is whole, and the
+    fingerprints that it may have."""
+
+    piece: Slice
+    found: str | None
+    is_whole: bool
+    marks: tuple[str, str]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the shard is there, as the settings want it."""
+        return self.is_whole and self.found in self.marks
+
+
+def _due(root: Root, config: DownloadConfig) -> tuple[list[Slice], int]:
+    """The slices to make shards of, and how many are shards already."""
+    if config.retry:
+        return _retries(root, config), 0
+    places = _look(root, all_slices(root, config.sources), config)
     if not config.overwrite:
-        _check_settings(root, slices, config)
-    return slices
+        _check_settings(root, places)
+    todo = _undone(places)
+    return todo, len(places) - len(todo)
 
 
 def _retries(root: Root, config: DownloadConfig) -> list[Slice]:
-    """The slices of the retry to do: the one that was not finished, if there is one, else a new one."""
-    sources = _retried_sources(root, config)
+    """The slices of the retry to do: those of one that was not finished, if there is one, else of a new one."""
+    sources, left = _retried_sources(root, config), []
     for source in sources:
-        _check_settings(root, slices_of(root, source), config)
-    left = [piece for source in sources for piece in _unfinished(root, source, config)]
+        places = _look(root, slices_of(root, source), config)
+        _check_settings(root, places)
+        left += _unfinished(places)
     if left:
         say(f"download: {len(left)} shards of an earlier retry come first; run the command again for another")
         return left
@@ -185,18 +204,25 @@ def _retried_sources(root: Root, config: DownloadConfig) -> Sequence[str]:
     return downloaded(root, config.sources)
 
 
-def _unfinished(root: Root, source: str, config: DownloadConfig) -> list[Slice]:
-    """The slices of a source's retries that are not shards yet."""
-    return _todo(root, [piece for piece in slices_of(root, source) if piece.folder == "retries"], config)
+def _look(root: Root, slices: Sequence[Slice], config: DownloadConfig) -> list[_Place]:
+    """What is at the place of each slice: every file is asked once, though there may be a hundred thousand."""
+    there, marks = written(root, [piece.shard for piece in slices]), _marks(root, slices, config)
+    return [_Place(piece, *shard, mark) for piece, shard, mark in zip(slices, there, marks, strict=True)]
 
 
-def _check_settings(root: Root, slices: Iterable[Slice], config: DownloadConfig) -> None:
+def _undone(places: Iterable[_Place]) -> list[Slice]:
+    return [place.piece for place in places if not place.is_done]
+
+
+def _unfinished(places: Iterable[_Place]) -> list[Slice]:
+    """The slices of retries that are not shards yet."""
+    return [piece for piece in _undone(places) if piece.folder == "retries"]
+
+
+def _check_settings(root: Root, places: Iterable[_Place]) -> None:
     """InputError where shards were made of other rows or with other settings: made anew, they would lose every
     picture that has gone from the web since."""
-    slices = list(slices)
-    found = root.parquet_metadatas([("shards", s.shard.source, f"{s.shard.number}.parquet") for s in slices])
-    asked = zip(slices, found, _marks(root, slices, config), strict=True)
-    other = [piece for piece, metadata, marks in asked if metadata.get(KEY) not in (None, *marks)]
+    other = [place.piece for place in places if place.found not in (None, *place.marks)]
     if other:
         raise InputError(
             f"{root.url}/shards/{other[0]}: was made with other settings or from other rows ({len(other)} such "
@@ -223,13 +249,6 @@ def _urls(root: Root, piece: Slice) -> list[str]:
         return []  # a broken slice fails by itself, later
     urls: list[str] = table.filter(pc.equal(table["reason"], "ok"))["url"].to_pylist()
     return urls
-
-
-def _todo(root: Root, slices: Iterable[Slice], config: DownloadConfig) -> list[Slice]:
-    slices = list(slices)
-    found = written(root, [piece.shard for piece in slices])
-    asked = zip(slices, found, _marks(root, slices, config), strict=True)
-    return [piece for piece, mark, marks in asked if mark not in marks]
 
 
 class _Worker:

@@ -87,13 +87,12 @@ def fail(row: dict[str, Any], reason: str, message: str | None = None) -> None:
     row.update(reason=reason, error_message=message or REASONS[reason][1])
 
 
-def written(root: Root, shards: Sequence[ShardId]) -> list[str | None]:
-    """The fingerprint of each shard; None where it is not there whole, or has none."""
+def written(root: Root, shards: Sequence[ShardId]) -> list[tuple[str | None, bool]]:
+    """The fingerprint of each shard, None where there is none, and whether its tar is there too."""
     found = root.parquet_metadatas([("shards", s.source, f"{s.number}.parquet") for s in shards])
     tars = {source: set(root.names("shards", source, suffix=".tar")) for source in {s.source for s in shards}}
     return [
-        metadata.get(KEY) if f"{s.number}.tar" in tars[s.source] else None
-        for s, metadata in zip(shards, found, strict=True)
+        (metadata.get(KEY), f"{s.number}.tar" in tars[s.source]) for s, metadata in zip(shards, found, strict=True)
     ]
 
 
