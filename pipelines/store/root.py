@@ -25,7 +25,6 @@ file that exists is complete.
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import datetime
 import hashlib
@@ -42,17 +41,14 @@ from typing import IO, Any
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.utils import merge_offset_ranges
 
 from filters.errors import ConfigError, InputError, ShardError
 from filters.published import published
+from pipelines.store import ranges
 
 # S3's answers to a PUT whose condition does not hold.
 _REFUSALS = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"})
 _ONE_PUT = 5 * 2**30  # bytes
-_GAP, _BLOCK = 2**16, 2**24  # bytes between two ranges that are read together, and at once
-_FOOTER = 2**15  # bytes that hold a parquet file's footer, mostly
-_AT_ONCE = 512  # of them
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -174,19 +170,7 @@ class Root:
         paths = [self.path(*parts) for parts in places]
         if not self.is_s3:
             return [_metadata(partial(self._parquet, path)) for path in paths]
-        found = []
-        for begin in range(0, len(paths), _AT_ONCE):
-            some = paths[begin : begin + _AT_ONCE]
-            ends = self._fs.cat_ranges(some, [-_FOOTER] * len(some), [None] * len(some))
-            found += [_metadata(partial(self._end, path, end)) for path, end in zip(some, ends, strict=True)]
-        return found
-
-    def _end(self, path: str, end: bytes | Exception) -> pa.BufferReader:
-        """A parquet file from its footer on, of which the last bytes, or what came in place of them, are given."""
-        if isinstance(end, Exception):
-            raise end
-        size = int.from_bytes(end[-8:-4], "little") + 8
-        return pa.BufferReader(end if size <= len(end) else self._fs.cat_file(path, start=-size))
+        return [_metadata(opened) for opened in ranges.footers(self._fs, paths)]
 
     def stat(self, *parts: str) -> tuple[int, str, int]:
         """Size, time of the last change and inode (0 elsewhere than in a local folder) of a file that is there."""
@@ -317,44 +301,27 @@ class Root:
         pq.write_table(table.replace_schema_metadata(merged), buffer, compression="zstd", row_group_size=65536)
         self.write_bytes(buffer.getvalue(), *parts)
 
-    def read_ranges(self, ranges: list[tuple[int, int]], *parts: str) -> list[bytes]:
+    def read_ranges(self, wanted: list[tuple[int, int]], *parts: str) -> list[bytes]:
         """Bytes at each (offset, size) of one file; ShardError when it is missing or shorter than that."""
         path = self.path(*parts)
         try:
-            found = self._read_ranges(path, ranges)
+            found = self._read_ranges(path, wanted)
         except OSError as error:
             raise ShardError(
                 f"{path}: cannot be read ({error}); delete its parquet and run its stage again"
             ) from error
-        if any(len(data) != size for data, (_, size) in zip(found, ranges, strict=True)):
+        if any(len(data) != size for data, (_, size) in zip(found, wanted, strict=True)):
             raise ShardError(f"{path}: is cut short; delete it and run its stage again")
         return found
 
-    def _read_ranges(self, path: str, ranges: list[tuple[int, int]]) -> list[bytes]:
+    def _read_ranges(self, path: str, wanted: list[tuple[int, int]]) -> list[bytes]:
         if not self.is_local:
-            return self._read_merged(path, ranges)
+            return ranges.read(self._fs, path, wanted)
         handle = os.open(path, os.O_RDONLY)
         try:
-            return [os.pread(handle, size, offset) for offset, size in ranges]
+            return [os.pread(handle, size, offset) for offset, size in wanted]
         finally:
             os.close(handle)
-
-    def _read_merged(self, path: str, ranges: list[tuple[int, int]]) -> list[bytes]:
-        """The same from a store, where a request takes longer than some bytes more: several ranges in each, and
-        several requests at once."""
-        wanted = sorted({(offset, offset + size) for offset, size in ranges})
-        starts, ends = [start for start, _ in wanted], [end for _, end in wanted]
-        _, firsts, lasts = merge_offset_ranges([path] * len(wanted), starts, ends, _GAP, _BLOCK)
-        blocks = self._fs.cat_ranges([path] * len(firsts), firsts, lasts)
-        for block in blocks:
-            if isinstance(block, Exception):
-                raise block
-        places = [bisect.bisect_right(firsts, offset) - 1 for offset, _ in ranges]
-        inside = [offset - firsts[place] for place, (offset, _) in zip(places, ranges, strict=True)]
-        return [
-            bytes(blocks[place][start : start + size])
-            for place, start, (_, size) in zip(places, inside, ranges, strict=True)
-        ]
 
 
 def _metadata(opened: Callable[[], Any]) -> dict[str, str]:
